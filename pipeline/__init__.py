@@ -1,0 +1,1 @@
+"""The factory of RFO releases; read `pipeline.release` first."""

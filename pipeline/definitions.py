@@ -1,0 +1,422 @@
+"""Read what people write: components, releases and bases, from YAML to strict frozen models.
+
+Unknown keys are refused, and an error names file, key, what was expected and what stands there. What differs
+between versions of a component is a `ranges` entry in its file; nothing here knows any component or version.
+"""
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import DefinitionError
+from pipeline.model import PLATFORMS, ReleaseVersion, RootedPath
+from pipeline.versions import Constraint, template_values
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Arch = Literal["amd64", "arm64", "riscv64"]
+GoVersion = Annotated[str, Field(pattern=r"^1\.[0-9]+(\.[0-9]+)?$")]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")]
+Inside = Annotated[str, Field(min_length=1)]
+MAX_FILE = 1 << 20
+"""Bytes of one definition file; more is a mistake."""
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+M = TypeVar("M", bound=Strict)
+
+
+class Replace(Strict):
+    """How a local `replace X => ./dir` of a go.mod is rewritten: the directory is not part of the module's zip."""
+
+    module: str
+    """The replaced module's path; a trailing `*` matches any rest."""
+    version: str | None = None
+    """Template of the version that takes its place, under the same path."""
+    drop: bool = False
+    """Remove the line: it guards against an import that does not happen."""
+
+    @model_validator(mode="after")
+    def _one_effect(self) -> Self:
+        if (self.version is None) == (not self.drop):
+            raise ValueError("expected exactly one of version and drop")
+        return self
+
+
+class Source(Strict):
+    """Where a component's source comes from; exactly one kind."""
+
+    go: str | None = None
+    """Path of the Go module whose zip becomes the main module."""
+    replace: tuple[Replace, ...] = ()
+    git: str | None = None
+    """URL of a git repository; the release names the commit."""
+    tag: str | None = None
+    archive: str | None = None
+    """URL template of a tar archive; the release names its sha256."""
+    tree: str | None = None
+    """A folder of this repository."""
+    component: str | None = None
+    """The source of another component of the release."""
+
+    @property
+    def kind(self) -> str:
+        """go, git, archive, tree or component."""
+        return next(k for k in ("go", "git", "archive", "tree", "component") if getattr(self, k) is not None)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [k for k in ("go", "git", "archive", "tree", "component") if getattr(self, k) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"expected exactly one of go, git, archive, tree, component; found {kinds or 'none'}")
+        if self.replace and not self.go:
+            raise ValueError("replace belongs to a go source")
+        if self.tree is not None:
+            RootedPath.parse(self.tree)
+        return self
+
+
+class Build(Strict):
+    """One invocation of a compiler: one Go module or one set of C files."""
+
+    name: Name | None = None
+    source: Source | None = None
+    compiler: Literal["go", "c"] = "go"
+    binaries: dict[Name, Inside]
+    """Binary name to package path (go) or file (c), relative to the source."""
+    tags: tuple[str, ...] = ()
+    stamp: dict[str, str] = {}
+    """Go variable to template of its value (`-X` of the linker)."""
+    cgo: bool | tuple[Arch, ...] = False
+    libraries: tuple[Name, ...] = ()
+    """pkg-config names that must be in the target's sysroot."""
+    flags: tuple[str, ...] = ()
+    memory: str = "2GiB"
+    """Declared peak of the whole invocation, for the scheduler; a recorded peak takes its place."""
+
+    @field_validator("binaries")
+    @classmethod
+    def _inside(cls, value: dict[str, str]) -> dict[str, str]:
+        for package in value.values():
+            RootedPath.parse(package)
+        if not value:
+            raise ValueError("expected at least one binary")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _memory(cls, value: str) -> str:
+        parse_size(value)
+        return value
+
+    def uses_cgo(self, arch: str) -> bool:
+        """Whether C is compiled and linked for this architecture."""
+        return self.compiler == "c" or (self.cgo if isinstance(self.cgo, bool) else arch in self.cgo)
+
+
+class Smoke(Strict):
+    """How a binary proves its version: it is run, and what it prints is searched."""
+
+    args: tuple[str, ...]
+    prints: str
+    exit: int = 0
+
+
+class Component(Strict):
+    """One upstream project at one version, ranges applied."""
+
+    name: Name
+    license: str
+    source: Source
+    build: tuple[Build, ...]
+    smoke: dict[Name, Smoke]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [b.name or self.name for b in self.build]
+        if len(set(names)) != len(names):
+            raise ValueError("build entries need different names")
+        binaries = [b for build in self.build for b in build.binaries]
+        if len(set(binaries)) != len(binaries):
+            raise ValueError("a binary is built twice")
+        if missing := sorted(set(binaries) ^ set(self.smoke)):
+            raise ValueError(f"smoke and binaries must name the same programs; differs: {', '.join(missing)}")
+        return self
+
+
+class PlatformChoice(Strict):
+    """What one architecture has otherwise."""
+
+    version: Version | None = None
+    go: GoVersion | None = None
+    sum: str | None = None
+
+
+class ComponentChoice(PlatformChoice):
+    """Which version of a component a release has, and with which Go."""
+
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    platforms: dict[Arch, PlatformChoice] = {}
+
+
+class Deviation(Strict):
+    """A recorded difference from what upstream RKE2 shipped, with its reason."""
+
+    component: str | None = None
+    what: str
+    why: str
+
+
+class Toolchains(Strict):
+    """Default toolchain versions."""
+
+    go: GoVersion
+
+
+class Release(Strict):
+    """What a release consists of."""
+
+    version: str
+    upstream: str
+    date: datetime
+    bases: dict[Arch, Name]
+    toolchains: Toolchains
+    components: dict[Name, ComponentChoice]
+    deviations: tuple[Deviation, ...] = ()
+
+    @field_validator("version")
+    @classmethod
+    def _version(cls, value: str) -> str:
+        ReleaseVersion.parse(value)
+        return value
+
+    @field_validator("date")
+    @classmethod
+    def _utc(cls, value: datetime) -> datetime:
+        offset = value.utcoffset()
+        if offset is None or offset.total_seconds() != 0 or value.microsecond:
+            raise ValueError("expected a UTC time in whole seconds, such as 2022-11-18T00:00:00Z")
+        return value
+
+    @field_validator("components", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: {"version": v} if isinstance(v, str) else v for k, v in value.items()}
+
+    @property
+    def epoch(self) -> int:
+        """The release date in seconds since 1970."""
+        return int(self.date.timestamp())
+
+
+class RootRecipe(Strict):
+    """One root assembled from a base's packages: what is asked for and what scripts would have made."""
+
+    packages: tuple[str, ...]
+    per: Literal["host", "target"]
+    """`host`: for the machine that builds. `target`: one for each architecture of the release."""
+    drop: tuple[str, ...] = ()
+    """Path prefixes that are left out."""
+    directories: dict[str, Annotated[int, Field(ge=0, le=0o1777)]] = {}
+    links: dict[str, str] = {}
+    files: dict[str, str] = {}
+
+
+class Base(Strict):
+    """The operating system content that builds run in and images start from."""
+
+    name: Name
+    family: Literal["deb", "rpm"]
+    floating: bool = False
+    """A stand-in whose lock is made at first use and never committed."""
+    origin: str
+    """deb: the distribution (`Origin:` of its Release files) whose mirror the host's apt is configured with.
+    rpm: the repository's URL."""
+    keys: tuple[Annotated[str, Field(pattern=r"^[0-9A-F]{40}$")], ...] = Field(min_length=1)
+    """Fingerprints of the OpenPGP keys that may sign metadata and packages."""
+    key_file: str = ""
+    """rpm: where the repository serves its key, relative to `origin`; it is used only if its fingerprint is in `keys`."""
+    suites: dict[Arch, tuple[str, ...]]
+    """deb: suites per architecture, the first that resolves is taken. rpm: repositories, all of them are used."""
+    rootfs: dict[Arch, str] = {}
+    """rpm: path of the official root file system archive, relative to `origin`."""
+    roots: dict[Literal["builder", "sysroot", "emulator"], RootRecipe]
+    compilers: dict[Arch, str]
+    """The C compiler command for each target, inside the builder root; `{sysroot}` is the target's sysroot."""
+
+
+def parse_size(text: str) -> int:
+    """`6GiB`, `512MiB` to bytes; raises ValueError."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})(MiB|GiB)", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size such as 512MiB or 6GiB")
+    return int(match[1]) << (20 if match[2] == "MiB" else 30)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without duplicate keys, aliases (which can explode) or implicit surprises beyond SafeLoader's."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"key {key.value!r} stands twice (line {key.start_mark.line + 1})")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises DefinitionError."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE + 1)
+        if len(text) > MAX_FILE:
+            raise DefinitionError(f"{path}: larger than {MAX_FILE} bytes")
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        raise DefinitionError(f"{path} does not exist") from None
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise DefinitionError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
+        raise DefinitionError(f"{path}: expected a mapping with text keys, found {type(data).__name__}")
+    return data
+
+
+def validate(model: type[M], data: dict[str, Any], path: Path) -> M:
+    """`data` as `model`; every problem is named by file and key."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+            found = "" if item["type"] in ("missing", "value_error") else f"; found {item['input']!r:.120}"
+            problems.append(f"{path}: key {key}: {item['msg']}{found}")
+        raise DefinitionError("\n  ".join(problems), f"mend {path.name} and run the command again") from error
+    except DefinitionError as error:
+        raise DefinitionError(f"{path}: {error.reason}", error.hint) from error
+
+
+class Definitions:
+    """The definitions in one checkout; everything is read when asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def release(self, version: str) -> Release:
+        """The release called `version`, with every component and base it names known to exist."""
+        ReleaseVersion.parse(version)
+        path = self.root / "releases" / version / "release.yaml"
+        if not path.exists():
+            known = ", ".join(self.releases()) or "none"
+            raise DefinitionError(f"release {version} is not defined (defined: {known})", f"write {path.relative_to(self.root)}")
+        release = validate(Release, read_yaml(path), path)
+        if release.version != version:
+            raise DefinitionError(f"{path}: key version: expected {version}, as its folder is called; found {release.version}")
+        for name, choice in release.components.items():
+            file = self._component_file(name)
+            if not file.exists():
+                raise DefinitionError(f"{path}: key components.{name}: unknown component; {file.relative_to(self.root)} does not exist")
+            tree = "tree" in (read_yaml(file).get("source") or {})
+            if tree == (choice.version is not None):
+                raise DefinitionError(
+                    f"{path}: key components.{name}: "
+                    + ("a tree of this repository has the release's version; remove it" if tree else "a version is missing")
+                )
+        if unknown := sorted({d.component for d in release.deviations if d.component} - set(release.components)):
+            raise DefinitionError(f"{path}: key deviations: unknown component {', '.join(map(str, unknown))}")
+        self._refuse_cycles(release, path)
+        return release
+
+    def releases(self) -> list[str]:
+        """Every defined release, oldest first."""
+        folders = [p.parent.name for p in (self.root / "releases").glob("*/release.yaml")]
+        return sorted((f for f in folders if f.startswith("v")), key=ReleaseVersion.parse)
+
+    def component(self, name: str, version: str) -> Component:
+        """A component at one version: its file with the matching ranges merged in, in order."""
+        path = self._component_file(name)
+        data = read_yaml(path)
+        ranges = data.pop("ranges", [])
+        if not isinstance(ranges, list) or not all(isinstance(r, dict) for r in ranges):
+            raise DefinitionError(f"{path}: key ranges: expected a list of mappings")
+        for index, entry in enumerate(ranges):
+            constraint = entry.get("versions")
+            if not isinstance(constraint, str):
+                raise DefinitionError(f"{path}: key ranges.{index}.versions: expected text such as '>=1.30'")
+            if unknown := sorted(set(entry) - {"versions", *Component.model_fields}):
+                raise DefinitionError(f"{path}: key ranges.{index}.{unknown[0]}: unknown key")
+            if Constraint.parse(constraint, where=f"{path}: key ranges.{index}.versions").matches(version):
+                data = _merge(data, {k: v for k, v in entry.items() if k != "versions"})
+        component = validate(Component, data, path)
+        if component.name != name:
+            raise DefinitionError(f"{path}: key name: expected {name}, as its folder is called; found {component.name}")
+        return component
+
+    def base(self, name: str) -> Base:
+        """The base called `name`; raises DefinitionError."""
+        folder = self.root / "images" / "openeuler" / "bases"
+        path = folder / f"{name}.yaml"
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name) or not path.exists():
+            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+            raise DefinitionError(f"unknown base {name!r}", f"choose one of: {known}")
+        base = validate(Base, read_yaml(path), path)
+        if base.name != name:
+            raise DefinitionError(f"{path}: key name: expected {name}, as its file is called; found {base.name}")
+        return base
+
+    def _component_file(self, name: str) -> Path:
+        return self.root / "components" / name / "component.yaml"
+
+    def _refuse_cycles(self, release: Release, path: Path) -> None:
+        """A component may take another's source, but a chain of them must end."""
+        for start in release.components:
+            seen = [start]
+            while True:
+                choice = release.components[seen[-1]]
+                source = self.component(seen[-1], choice.version or release.version).source
+                if source.component is None:
+                    break
+                if source.component not in release.components:
+                    raise DefinitionError(f"{path}: component {seen[-1]} takes the source of {source.component}, which the release does not have")
+                if source.component in seen:
+                    raise DefinitionError(f"{path}: components take their source from each other: {' -> '.join([*seen, source.component])}")
+                seen.append(source.component)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key; a list or scalar replaces what was there; null removes a key."""
+    result = dict(base)
+    for key, value in over.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merge(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def fill(template: str, *, version: str, release: str, base: str) -> str:
+    """A template with its values; raises DefinitionError for an unknown one."""
+    values = template_values(version) | {"release": release, "base": base}
+    try:
+        return re.sub(r"\{([a-z]+)\}", lambda m: values[m[1]], template)
+    except KeyError as error:
+        raise DefinitionError(f"template {template!r}: unknown value {error.args[0]!r}; known: {', '.join(sorted(values))}") from None

@@ -1,0 +1,184 @@
+"""Actions: pure steps from named input digests and parameters to named output digests. Planning; no scheduling.
+
+The key of an action is the SHA-256 of canonical JSON over everything that can reach its outputs. Inputs that other
+actions produce enter by content, not by the key of their maker: a step whose output did not change changes nothing
+after it.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import BuildError, DefinitionError
+from pipeline.model import Digest
+from pipeline.sandbox import Executor, Sandbox, Usage
+from pipeline.store import Output, Record, Store
+
+DEFAULT_SECONDS = 5.0
+"""Estimate for an action that never ran here and whose maker gives none."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An output of another action, by names."""
+
+    action: str
+    output: str
+
+
+@dataclass
+class Work:
+    """What a running action works with: its inputs as checked files, and empty folders."""
+
+    name: str
+    inputs: Mapping[str, Path]
+    folder: Path
+    log: IO[bytes]
+    executor: Executor
+    cancel: threading.Event
+    memory: int
+    """Bytes it may plan with."""
+    cpu: float = 0.0
+    peak: int = 0
+
+    def __post_init__(self) -> None:
+        for path in (self.out, self.build):
+            path.mkdir()
+
+    @property
+    def out(self) -> Path:
+        """Each file here becomes an output, named by its path below."""
+        return self.folder / "out"
+
+    @property
+    def build(self) -> Path:
+        """Scratch space."""
+        return self.folder / "build"
+
+    def execute(self, sandbox: Sandbox) -> None:
+        """Run a sandbox; raises BuildError if it fails."""
+        usage = self.attempt(sandbox)
+        if usage.stopped:
+            raise BuildError(f"{self.name}: {usage.stopped}")
+        if usage.status:
+            raise BuildError(f"{self.name}: the command ended with status {usage.status}")
+
+    def attempt(self, sandbox: Sandbox) -> Usage:
+        """Run a sandbox and return how it ended."""
+        usage = self.executor.run(sandbox, self.log, self.cancel)
+        self.cpu += usage.cpu
+        self.peak = max(self.peak, usage.peak)
+        return usage
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step."""
+
+    name: str
+    """Unique in the graph: `build/coredns/arm64`."""
+    parameters: Mapping[str, Any]
+    """Everything besides the inputs that can reach the outputs; canonical JSON values."""
+    run: Callable[[Work], None]
+    inputs: Mapping[str, Digest | Ref] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    """Actions that must succeed first although no output of theirs is read (checks)."""
+    memory: int = 256 << 20
+    """Bytes it needs at its peak."""
+    seconds: float = DEFAULT_SECONDS
+    """Estimated wall time on an idle host."""
+    needs: tuple[str, ...] = ()
+    """Names of sources that must be present before it runs; they are part of the parameters by digest."""
+
+    @property
+    def dependencies(self) -> tuple[str, ...]:
+        """The actions that must be done before it."""
+        refs = [r.action for r in self.inputs.values() if isinstance(r, Ref)]
+        return tuple(sorted({*refs, *self.after}))
+
+    def key(self, outputs: Mapping[str, Mapping[str, Output]]) -> tuple[Digest, dict[str, Any]]:
+        """Key and its parts, given the outputs of the actions before it."""
+        inputs = {n: str(resolve(r, outputs)) for n, r in self.inputs.items()}
+        parts = {"inputs": inputs, "parameters": dict(self.parameters)}
+        return Digest.of_bytes(canonical(parts)), parts
+
+
+class Graph:
+    """Actions by name; every dependency exists and there is no cycle."""
+
+    def __init__(self, actions: list[Action]) -> None:
+        self.actions = {a.name: a for a in actions}
+        if len(self.actions) != len(actions):
+            raise DefinitionError("two actions have the same name")
+        self.order = self._sort()
+
+    def _sort(self) -> list[str]:
+        """A topological order, stable for equal graphs."""
+        done: dict[str, bool] = {}
+        order: list[str] = []
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name not in self.actions:
+                raise DefinitionError(f"action {path[-1]} depends on {name}, which does not exist")
+            if name in done:
+                if not done[name]:
+                    raise DefinitionError(f"actions depend on each other: {' -> '.join([*path, name])}")
+                return
+            done[name] = False
+            for dependency in self.actions[name].dependencies:
+                visit(dependency, (*path, name))
+            done[name] = True
+            order.append(name)
+
+        for name in sorted(self.actions):
+            visit(name, ())
+        return order
+
+    def closure(self, names: list[str]) -> "Graph":
+        """The graph of `names` and all that they depend on."""
+        wanted, pending = set(), list(names)
+        while pending:
+            name = pending.pop()
+            if name not in wanted:
+                wanted.add(name)
+                pending += self.actions[name].dependencies
+        return Graph([a for n, a in self.actions.items() if n in wanted])
+
+    def critical_seconds(self, store: Store) -> dict[str, float]:
+        """For each action its time and the longest that must follow it: the order in which to start."""
+        follow: dict[str, float] = dict.fromkeys(self.actions, 0.0)
+        for name in reversed(self.order):
+            follow[name] += estimate(self.actions[name], store)
+            for dependency in self.actions[name].dependencies:
+                follow[dependency] = max(follow[dependency], follow[name])
+        return follow
+
+
+def estimate(action: Action, store: Store) -> float:
+    """Seconds the action will take: as recorded when it last ran here, else as its maker says."""
+    last = store.history(action.name)
+    return last.seconds if last else action.seconds
+
+
+def resolve(reference: Digest | Ref, outputs: Mapping[str, Mapping[str, Output]]) -> Digest:
+    """The digest of an input."""
+    if isinstance(reference, Digest):
+        return reference
+    try:
+        return outputs[reference.action][reference.output].digest
+    except KeyError:
+        raise BuildError(f"{reference.action} did not produce {reference.output}") from None
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces and no floats: equal values have equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def cached(action: Action, outputs: Mapping[str, Mapping[str, Output]], store: Store) -> tuple[Digest, dict[str, Any], Record | None]:
+    """The action's key, its parts and its record if there is one."""
+    key, parts = action.key(outputs)
+    return key, parts, store.record(key)

@@ -1,0 +1,196 @@
+"""Locks: every input by digest, one pin per line, sorted. Reading and writing text; no network.
+
+`sources.lock` pins modules and toolchains; `BASE.lock` pins a base's packages. Fields are separated by single
+spaces, so that a lock parses in milliseconds and a change of one input is a change of one line in review.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from pipeline.errors import DefinitionError
+from pipeline.model import Digest, Module, RootedPath
+
+
+@dataclass(frozen=True, order=True)
+class Package:
+    """One distribution package in one root: a pin."""
+
+    root: str
+    """Role: builder, sysroot, emulator."""
+    arch: str
+    """The RFO architecture the root is for (host roots: the machine that builds)."""
+    name: str
+    version: str
+    path: str
+    """Where it lies below the base's origin, percent-decoded; the durable name is the digest."""
+    size: int
+    digest: Digest
+
+    def line(self) -> str:
+        """The pin as it stands in a lock."""
+        return f"package {self.root} {self.arch} {self.name} {self.version} {self.path} {self.size} {self.digest}"
+
+
+@dataclass(frozen=True, order=True)
+class Suite:
+    """Which suite (deb) or repository (rpm) an architecture's packages came from, for provenance."""
+
+    arch: str
+    name: str
+    date: str
+    """Date of its signed metadata, RFC 3339."""
+    digest: Digest
+    """Of the signed metadata: InRelease or repomd.xml."""
+
+    def line(self) -> str:
+        """The pin as it stands in a lock."""
+        return f"suite {self.arch} {self.name} {self.date} {self.digest}"
+
+
+@dataclass(frozen=True)
+class BaseLock:
+    """What a base's roots are made of."""
+
+    base: str
+    packages: tuple[Package, ...]
+    suites: tuple[Suite, ...]
+    missing: tuple[tuple[str, str], ...] = ()
+    """(architecture, reason) of those that could not be locked."""
+
+    def root(self, role: str, arch: str) -> tuple[Package, ...]:
+        """The packages of one root, in the order in which they are extracted."""
+        return tuple(p for p in self.packages if p.root == role and p.arch == arch)
+
+    def render(self) -> str:
+        """The lock's text; equal locks have equal text."""
+        lines = [p.line() for p in sorted(self.packages)] + [s.line() for s in sorted(self.suites)]
+        return f"base {self.base}\n" + "".join(f"{line}\n" for line in sorted(lines))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Read a lock; `where` names it in errors."""
+        base, packages, suites = "", [], []
+        for number, fields in _lines(text):
+            match fields:
+                case ["base", name]:
+                    base = name
+                case ["package", root, arch, name, version, path, size, digest] if size.isdecimal():
+                    RootedPath.parse(path)
+                    packages.append(Package(root, arch, name, version, path, int(size), Digest.parse(digest)))
+                case ["suite", arch, name, date, digest]:
+                    suites.append(Suite(arch, name, date, Digest.parse(digest)))
+                case _:
+                    raise _malformed(where, number)
+        if not base:
+            raise DefinitionError(f"{where}: the line 'base NAME' is missing")
+        return cls(base, tuple(sorted(packages)), tuple(sorted(suites)))
+
+
+@dataclass(frozen=True, order=True)
+class MainModule:
+    """The module that a build unit compiles."""
+
+    unit: str
+    """`component`, or `component.build` where a component has several; `@VERSION` follows where an architecture has another."""
+    module: Module
+    time: str
+    """The module's own time (RFC 3339, from its origin), the times of its compiled files."""
+
+    def line(self) -> str:
+        """The pin as it stands in a lock."""
+        return f"main {self.unit} {self.module.path} {self.module.version} {self.module.sum} {self.time}"
+
+
+@dataclass(frozen=True, order=True)
+class Toolchain:
+    """A Go toolchain for the machine that builds."""
+
+    version: str
+    """`1.20.14`."""
+    arch: str
+    sum: str
+    """`h1:` of the toolchain module."""
+
+    @property
+    def module(self) -> Module:
+        """Toolchains are served as versions of one module (https://go.dev/doc/toolchain)."""
+        return Module("golang.org/toolchain", f"v0.0.1-go{self.version}.linux-{self.arch}", self.sum)
+
+    def line(self) -> str:
+        """The pin as it stands in a lock."""
+        return f"toolchain go {self.version} {self.arch} {self.sum}"
+
+
+@dataclass(frozen=True)
+class SourcesLock:
+    """Every source of a release."""
+
+    release: str
+    definition: Digest
+    """Of what the lock was made from; another definition needs another lock."""
+    mains: dict[str, MainModule] = field(default_factory=dict)
+    """By unit."""
+    modules: dict[Module, frozenset[str]] = field(default_factory=dict)
+    """Dependencies, with the units that compile them."""
+    toolchains: dict[str, Toolchain] = field(default_factory=dict)
+    """By version."""
+
+    def modules_of(self, unit: str) -> list[Module]:
+        """The dependencies of one unit, sorted."""
+        return sorted(m for m, units in self.modules.items() if unit in units)
+
+    def render(self) -> str:
+        """The lock's text; equal locks have equal text."""
+        lines = [m.line() for m in self.mains.values()] + [t.line() for t in self.toolchains.values()]
+        lines += [f"module {m.path} {m.version} {m.sum} {','.join(sorted(u))}" for m, u in self.modules.items()]
+        return f"release {self.release} {self.definition}\n" + "".join(f"{line}\n" for line in sorted(lines))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Read a lock; `where` names it in errors."""
+        lock: Self | None = None
+        for number, fields in _lines(text):
+            match fields:
+                case ["release", version, digest] if lock is None:
+                    lock = cls(version, Digest.parse(digest))
+                case ["main", unit, path, version, total, time] if lock and unit not in lock.mains:
+                    lock.mains[unit] = MainModule(unit, Module(path, version, total), time)
+                case ["module", path, version, total, units] if lock:
+                    lock.modules[Module(path, version, total)] = frozenset(units.split(","))
+                case ["toolchain", "go", version, arch, total] if lock:
+                    lock.toolchains[version] = Toolchain(version, arch, total)
+                case _:
+                    raise _malformed(where, number)
+        if lock is None:
+            raise DefinitionError(f"{where}: the line 'release VERSION DIGEST' is missing")
+        return lock
+
+
+def _lines(text: str) -> Iterable[tuple[int, list[str]]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line and not line.startswith("#"):
+            yield number, line.split(" ")
+
+
+def _malformed(where: str, number: int) -> DefinitionError:
+    return DefinitionError(f"{where}: line {number} is not a pin", "a lock is written by `inv lock`; restore it from git or renew it with --update")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step: a reader sees the old or the new file, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        Path(name).rename(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

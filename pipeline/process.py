@@ -1,0 +1,57 @@
+"""Run host programs: list arguments, an environment that is said, errors that show what the program printed."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.errors import HostError, PipelineError
+
+TAIL = 2000
+"""Characters of a failed program's output that an error shows."""
+
+
+class CommandFailed(PipelineError):
+    """A host program ended with a failure."""
+
+    def __init__(self, command: Sequence[str], status: int, output: str) -> None:
+        super().__init__(f"`{shlex.join(command)[:300]}` failed with status {status}:\n{output[-TAIL:].rstrip()}")
+        self.status = status
+        self.output = output
+
+
+def run(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+    timeout: float = 3600,
+    check: bool = True,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `command` to its end and return what it printed.
+
+    `env` replaces the whole environment; None keeps the caller's. Raises CommandFailed unless `check` is false,
+    HostError if the program does not exist or does not end within `timeout` seconds.
+    """
+    try:
+        done = subprocess.run(
+            list(command), env=env, cwd=cwd, input=stdin, capture_output=True, timeout=timeout, check=False
+        )
+    except FileNotFoundError:
+        raise HostError(f"the program {command[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise HostError(f"`{shlex.join(command)[:300]}` did not end within {timeout:.0f} s") from None
+    if check and done.returncode:
+        raise CommandFailed(command, done.returncode, (done.stderr + done.stdout).decode(errors="replace"))
+    return done
+
+
+def find_program(name: str, *, packages: str) -> str:
+    """The path of a host program; a HostError says which `packages` bring it."""
+    path = shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    if path is None:
+        raise HostError(f"the program {name} is needed and was not found", f"install it: {packages}")
+    return path

@@ -1,0 +1,1 @@
+"""One module per kind of origin; only these, and the bases, reach the outside."""

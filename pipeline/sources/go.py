@@ -1,0 +1,294 @@
+"""Go modules and toolchains: fetched with the host's own `go`, checked against the checksum database and the lock.
+
+The host's configuration decides about proxies; settings that silence the checksum database are refused. After
+`fetch`, builds read extracted module trees, which are checked against their `h1` before they are used.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DefinitionError, HostError, NetworkError, SourceError
+from pipeline.model import Module, escape_module
+from pipeline.process import run
+from pipeline.store import Store, remove_tree
+
+MINIMUM = (1, 21)
+"""The oldest host Go: the first that can fetch toolchains as modules."""
+KEPT = ("PATH", "HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+KEPT_PREFIXES = ("SSL_CERT_", "GIT_", "NETRC")
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A module in the cache."""
+
+    module: Module
+    folder: Path
+    time: str
+    """RFC 3339, from the origin's metadata."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A module that its origin would not serve."""
+
+    module: str
+    reason: str
+
+
+class GoSources:
+    """Fetches into one store's module cache."""
+
+    def __init__(self, store: Store, *, offline: bool = False) -> None:
+        self.store = store
+        self.offline = offline
+        self.extra_proxies: list[str] = []
+        """`file://` proxies made from files the user named (`--source`), asked first."""
+        self._verified: set[str] = set()
+
+    @cached_property
+    def program(self) -> str:
+        """The host's `go`; raises HostError."""
+        found = shutil.which("go")
+        if not found:
+            raise HostError("the Go command was not found", "install Go 1.21 or later, or run `./inv` once so that it brings its own")
+        version = run([found, "env", "GOVERSION"], env={**os.environ, "GOTOOLCHAIN": "local"}).stdout.decode().strip()
+        match = re.match(r"go(\d+)\.(\d+)", version)
+        if not match or (int(match[1]), int(match[2])) < MINIMUM:
+            raise HostError(f"{found} is {version}; Go 1.21 or later is needed", "install a current Go, or take it off PATH and delete .venv: `./inv` then brings its own")
+        return found
+
+    @cached_property
+    def settings(self) -> Mapping[str, str]:
+        """The host's Go configuration; raises SourceError if it silences the checksum database."""
+        names = ["GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOINSECURE", "GOFLAGS", "GOVCS"]
+        env = {**os.environ, "GOTOOLCHAIN": "local"}
+        found: dict[str, str] = json.loads(run([self.program, "env", "-json", *names], env=env).stdout)
+        silenced = [f"{n}={found[n]}" for n in ("GONOSUMDB", "GOPRIVATE", "GOINSECURE") if found.get(n)]
+        silenced += [f"GOSUMDB={found['GOSUMDB']}"] if found.get("GOSUMDB") == "off" else []
+        silenced += [f"GOFLAGS={found['GOFLAGS']}"] if "-insecure" in found.get("GOFLAGS", "") else []
+        silenced += ["GONOSUMCHECK=" + os.environ["GONOSUMCHECK"]] if os.environ.get("GONOSUMCHECK") else []
+        if silenced:
+            raise SourceError(
+                f"this host's Go settings silence the checksum database: {', '.join(silenced)}",
+                "unset them for this command, for instance: `env -u GOPRIVATE GOSUMDB= ./inv ...`, or `go env -u NAME`",
+            )
+        return found
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """For `go` on the host: its own proxy settings, our module cache, nothing else of the user's."""
+        kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
+        network = {k: self.settings[k] for k in ("GOPROXY", "GOSUMDB", "GONOPROXY", "GOVCS") if self.settings.get(k)}
+        if self.offline:
+            network = {"GOPROXY": "off", "GOSUMDB": "off"}
+        elif self.extra_proxies:
+            network["GOPROXY"] = ",".join([*self.extra_proxies, network.get("GOPROXY", "")]).rstrip(",")
+        fixed = {
+            "GOENV": "off",
+            "GOFLAGS": "",
+            "GOWORK": "off",
+            "GOTOOLCHAIN": "local",
+            "GOMODCACHE": str(self.store.gomod),
+            "GOTELEMETRY": "off",
+        }
+        return {**kept, **network, **fixed, **extra}
+
+    def download(self, modules: Sequence[str]) -> tuple[list[Downloaded], list[Refusal]]:
+        """Fetch `path@version` each, checked against the checksum database."""
+        with self.store.workspace() as empty:
+            done = run(
+                [self.program, "mod", "download", "-json", *modules],
+                env=self.environment(GOFLAGS="-modcacherw"),
+                cwd=empty,
+                check=False,
+            )
+        entries = list(_json_stream(done.stdout.decode()))
+        if not entries:
+            raise NetworkError(f"go mod download: {done.stderr.decode(errors='replace')[-1500:].strip()}")
+        good, bad = [], []
+        for entry in entries:
+            name = f"{entry['Path']}@{entry.get('Version', '')}"
+            if entry.get("Error"):
+                bad.append(Refusal(name, " ".join(entry["Error"].split())))
+                continue
+            module = Module(entry["Path"], entry["Version"], entry["Sum"])
+            good.append(Downloaded(module, Path(entry["Dir"]), _info_time(entry.get("Info"))))
+        return good, bad
+
+    def probe(self, modules: Sequence[str]) -> list[Refusal]:
+        """Ask whether each `path@version` is served, without fetching its content."""
+        with self.store.workspace() as empty, ThreadPoolExecutor(8) as pool:
+            env = self.environment(GOFLAGS="-mod=mod")
+
+            def ask(module: str) -> Refusal | None:
+                done = run([self.program, "list", "-m", "-json", module], env=env, cwd=empty, check=False, timeout=60)
+                return Refusal(module, _last_line(done.stderr)) if done.returncode else None
+
+            return [r for r in pool.map(ask, modules) if r]
+
+    def imported(
+        self, toolchain: Path, source: Path, modfile: Path, packages: Sequence[str], tags: Sequence[str], arch: str,
+        *, cgo: bool, update: bool,
+    ) -> set[tuple[str, str]]:
+        """(path, version) of the modules that compiling `packages` for linux/`arch` reads; fetches them.
+
+        Runs the release's own toolchain, so that its view of the module graph is that of the build. With `update`
+        the overlay's go.mod and go.sum are completed; without, anything missing there is an error.
+        """
+        form = (
+            '{{if not .Standard}}{{with .Module}}{{if not .Main}}{{if .Replace}}{{.Replace.Path}} {{.Replace.Version}}'
+            "{{else}}{{.Path}} {{.Version}}{{end}}{{end}}{{end}}{{end}}"
+        )
+        command = [
+            str(toolchain / "bin" / "go"), "list", "-deps", f"-mod={'mod' if update else 'readonly'}",
+            f"-modfile={modfile}", "-tags", ",".join(tags), "-f", form, *packages,
+        ]  # fmt: skip
+        env = self.environment(
+            GOROOT=str(toolchain), GOOS="linux", GOARCH=arch, CGO_ENABLED="1" if cgo else "0", GOFLAGS="-modcacherw",
+            GOCACHE=str(self.store.root / "gocache" / "list"),
+        )  # fmt: skip
+        done = run(command, env=env, cwd=source, check=False)
+        if done.returncode:
+            text = done.stderr.decode(errors="replace").strip()
+            raise SourceError(f"go list for {source.name} linux/{arch}: {text[-1500:]}")
+        pairs = {tuple(line.split(" ", 1)) for line in done.stdout.decode().splitlines() if line.strip()}
+        return {(p[0], p[1]) for p in pairs}
+
+    def toolchain(self, module: Module) -> Path:
+        """GOROOT of a fetched toolchain, its programs made executable (the module zip has no modes)."""
+        root = self.store.gomod / module.directory
+        for pattern in ("bin/*", "pkg/tool/*/*"):
+            for program in root.glob(pattern):
+                if not program.stat().st_mode & 0o100:
+                    program.chmod(0o755)
+        return root
+
+    def verify(self, modules: Iterable[Module]) -> list[Module]:
+        """Those whose extracted tree is not what its `h1` says, or is missing; checked once per process.
+
+        A tree that does not match is removed together with its zip, so that it can only be fetched again.
+        """
+        todo = [m for m in modules if str(m) not in self._verified]
+        with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+            sums = list(pool.map(lambda m: hash_tree(self.store.gomod / m.directory, str(m)), todo))
+        bad = []
+        for module, found in zip(todo, sums, strict=True):
+            if found == module.sum:
+                self._verified.add(str(module))
+            else:
+                bad.append(module)
+                self._discard(module)
+        return bad
+
+    def _discard(self, module: Module) -> None:
+        remove_tree(self.store.gomod / module.directory)
+        download = self.store.gomod / "cache" / "download" / escape_module(module.path) / "@v"
+        for suffix in ("zip", "ziphash"):
+            (download / f"{escape_module(module.version)}.{suffix}").unlink(missing_ok=True)
+
+    def fetch(self, modules: Sequence[Module]) -> None:
+        """Bring modules that are missing; raises NetworkError or SourceError naming each that could not be had."""
+        missing = [m for m in modules if not (self.store.gomod / m.directory).is_dir()]
+        if not missing:
+            return
+        if self.offline:
+            names = "\n  ".join(str(m) for m in missing[:20])
+            raise NetworkError(f"{len(missing)} modules are not in the store, and --offline forbids fetching:\n  {names}", "run `./inv fetch` with network first")
+        good, bad = self.download([str(m) for m in missing])
+        if bad:
+            lines = "\n  ".join(f"{r.module}: {r.reason}" for r in bad)
+            raise NetworkError(f"{len(bad)} pins are gone from their origin and not in the store:\n  {lines}", "if the origin dropped them, renew the lock: `./inv lock --version VERSION --update`; or give a copy: --source NAME=FILE")
+        locked = {str(m): m.sum for m in modules}
+        for item in good:
+            if item.module.sum != locked[str(item.module)]:
+                raise SourceError(f"module {item.module}: the lock says {locked[str(item.module)]}, the origin serves {item.module.sum}")
+
+
+def hash_tree(root: Path, prefix: str) -> str:
+    """The `h1` of an extracted module: Hash1 of golang.org/x/mod/sumdb/dirhash. Empty if the tree is missing."""
+    if not root.is_dir():
+        return ""
+    names: list[tuple[str, str]] = []
+    for folder, folders, files in os.walk(root):
+        if any(Path(folder, d).is_symlink() for d in folders):
+            return "a directory link"
+        names += [(f"{prefix}/{os.path.relpath(os.path.join(folder, f), root)}", os.path.join(folder, f)) for f in files]
+    total = hashlib.sha256()
+    for name, path in sorted(names):
+        if os.path.islink(path):
+            return "a link"
+        with open(path, "rb", buffering=0) as file:
+            total.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+    return "h1:" + base64.b64encode(total.digest()).decode()
+
+
+def read_sums(go_sum: str) -> dict[tuple[str, str], str]:
+    """(path, version) to h1 of a go.sum's module lines; `/go.mod` lines are left out."""
+    sums = {}
+    for line in go_sum.splitlines():
+        fields = line.split()
+        if len(fields) == 3 and not fields[1].endswith("/go.mod"):
+            sums[fields[0], fields[1]] = fields[2]
+    return sums
+
+
+_REPLACE = re.compile(r"^\s*(?:replace\s+)?(?P<path>[^\s(]+)(?P<from>\s+v\S+)?\s+=>\s+(?P<to>\.{1,2}(?:/\S*)?)\s*(?://.*)?$")
+
+
+def local_replaces(go_mod: str) -> list[tuple[int, str]]:
+    """(line number, module path) of each replacement by a directory."""
+    found = []
+    for number, line in enumerate(go_mod.splitlines()):
+        if match := _REPLACE.match(line):
+            found.append((number, match["path"].strip('"')))
+    return found
+
+
+def rewrite_replaces(go_mod: str, rules: Sequence[tuple[str, str | None]], where: str) -> str:
+    """go.mod with each local replacement rewritten by the first rule (module pattern, version or None to drop).
+
+    Raises DefinitionError if no rule speaks of one: the directory it names is not in the module's zip.
+    """
+    lines = go_mod.splitlines()
+    for number, path in local_replaces(go_mod):
+        for pattern, version in rules:
+            if path == pattern or (pattern.endswith("*") and path.startswith(pattern[:-1])):
+                indent = "" if lines[number].lstrip().startswith("replace ") else "\t"
+                prefix = "" if indent else "replace "
+                lines[number] = f"{indent}{prefix}{path} => {path} {version}" if version else ""
+                break
+        else:
+            raise DefinitionError(f"{where}: go.mod replaces {path} by a local directory, which the module zip does not have", "add a rule under source.replace")
+    return "\n".join(lines) + "\n"
+
+
+def _json_stream(text: str) -> Iterable[dict[str, Any]]:
+    decoder, position = json.JSONDecoder(), 0
+    while position < len(text):
+        if text[position].isspace():
+            position += 1
+            continue
+        value, position = decoder.raw_decode(text, position)
+        yield value
+
+
+def _info_time(info: str | None) -> str:
+    try:
+        return str(json.loads(Path(info or "").read_bytes())["Time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "no answer"
