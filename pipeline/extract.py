@@ -6,12 +6,14 @@ checked on disk not to be links that lead elsewhere.
 """
 
 import os
+import re
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from pipeline.errors import SourceError
 from pipeline.model import CHUNK, RootedPath
@@ -19,6 +21,12 @@ from pipeline.model import CHUNK, RootedPath
 MAX_BYTES = 4 << 30
 """Total unpacked size of one archive: a bomb is refused before it fills a disk."""
 MAX_MEMBERS = 300_000
+MAX_HEADER = 1 << 20
+"""Bytes of one extended header (long name, pax): tarfile reads it into memory as a whole."""
+MAX_LINKS = 40
+"""Links followed on the way to one path, as in Linux."""
+READ = 1 << 16
+"""Bytes per read of the tar stream: tarfile copies the rest of its buffer for every header."""
 
 
 def extract_tar(
@@ -26,30 +34,93 @@ def extract_tar(
 ) -> int:
     """Unpack an uncompressed tar `stream` below `root`; returns the bytes written.
 
-    Modes are kept (set-id bits are dropped), owners and times are not. A member path that passes through a
-    directory link is followed only if the link stays inside the root (merged /usr in distributions).
-    `drop` lists path prefixes that are left out. `what` names the archive in errors. Raises SourceError.
+    Modes are kept (set-id and sticky bits are dropped), owners and times are not, and the umask has no say. A member
+    path that passes through a directory link is followed only if the link stays inside the root (merged /usr in
+    distributions). A file that stood at `root` before is replaced; one that the archive names twice is an error.
+    `drop` are the patterns of `dropper`. `what` names the archive in errors. Raises SourceError.
     """
-    dropped = tuple(p.rstrip("/") + "/" for p in drop)
+    dropped = dropper(drop)
     written = 0
-    directories: list[tuple[Path, int]] = []
+    directories: dict[Path, int] = {}
+    seen: set[Path] = set()
     try:
-        with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as tar:
+        with tarfile.open(
+            fileobj=_Bounded(stream, 2 * max_bytes, what), mode="r|", errorlevel=2, bufsize=READ, tarinfo=_BoundedInfo
+        ) as tar:
             for count, member in enumerate(tar):
                 if count >= MAX_MEMBERS:
                     raise SourceError(f"{what}: more than {MAX_MEMBERS} members")
                 name = _member_name(member.name, what)
-                if f"{name.relative}/".startswith(dropped) and dropped:
+                if not name.relative or dropped(name.relative):
                     continue
-                written += member.size if member.isreg() else 0
+                written += max(member.size, 0) if member.isreg() else 0
                 if written > max_bytes:
                     raise SourceError(f"{what}: unpacks to more than {max_bytes} bytes (decompression bomb?)")
-                _write_member(tar, member, name, root, what, directories)
-    except (tarfile.TarError, EOFError) as error:
+                _write_member(tar, member, name, root, what, directories, seen)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise SourceError(f"{what}: not a readable tar archive ({error})") from error
-    for path, mode in reversed(directories):
+    for path, mode in directories.items():
         path.chmod(mode)
     return written
+
+
+def dropper(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """A predicate that tells whether a relative path is left out.
+
+    A pattern names a file or a whole directory; `*` stands for any text inside one component. The last pattern that
+    matches decides, and one that starts with `!` keeps what an earlier one dropped (as in a .gitignore).
+    """
+    return _dropper(tuple(patterns))
+
+
+@lru_cache(maxsize=64)
+def _dropper(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    if not patterns:
+        return lambda _: False
+    rules = []
+    for pattern in patterns:
+        text = re.escape(pattern.removeprefix("!").rstrip("/")).replace(r"\*", "[^/]*")
+        rules.append((re.compile(f"{text}(/|$)"), not pattern.startswith("!")))
+    rules.reverse()
+
+    def left_out(path: str) -> bool:
+        return next((drop for rule, drop in rules if rule.match(path)), False)
+
+    return left_out
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """A header whose extensions cannot exhaust memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        extended = info.type in (
+            tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+        )
+        if info.size < 0 or extended and info.size > MAX_HEADER:
+            raise tarfile.ReadError("a header of unreasonable size")
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("sparse files are not expected here")
+        return info
+
+
+class _Bounded:
+    """A stream that ends with an error after `limit` bytes, or when its reader does not notice the end.
+
+    The second guards against loops in tarfile, which reads on for pax sparse maps that never end.
+    """
+
+    def __init__(self, stream: IO[bytes], limit: int, what: str) -> None:
+        self._stream, self._left, self._what, self._ends = stream, limit, what, 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._left -= len(data)
+        self._ends += not data
+        if self._left < 0 or self._ends > 100:
+            raise SourceError(f"{self._what}: the tar stream does not end (decompression bomb?)")
+        return data
 
 
 def _member_name(name: str, what: str) -> RootedPath:
@@ -65,17 +136,19 @@ def _write_member(
     name: RootedPath,
     root: Path,
     what: str,
-    directories: list[tuple[Path, int]],
+    directories: dict[Path, int],
+    seen: set[Path],
 ) -> None:
-    if not name.relative:
-        return
-    target = resolve_inside(root, name, what)
     mode = member.mode & 0o777
     if member.isdir():
-        if not target.is_dir():
-            target.mkdir()
-        directories.append((target, mode | 0o700))
+        target = resolve_inside(root, name, what, last=True)
+        make_directory(target, what, name)
+        directories[target] = mode | 0o700
         return
+    target = resolve_inside(root, name, what)
+    if target in seen:
+        raise SourceError(f"{what}: {name} is in the archive twice")
+    seen.add(target)
     if target.is_dir() and not target.is_symlink():
         raise SourceError(f"{what}: {name} is a directory and something else")
     if member.issym():
@@ -84,12 +157,13 @@ def _write_member(
         target.symlink_to(member.linkname)
     elif member.islnk():
         source = resolve_inside(root, _member_name(member.linkname, what), what)
-        if not source.is_file() or source.is_symlink():
-            raise SourceError(f"{what}: {name} is a hard link to {member.linkname}, which is not in the archive")
-        if source != target:
-            target.unlink(missing_ok=True)
-            os.link(source, target)
-    elif member.isreg():
+        if source not in seen or source.is_symlink() or not source.is_file():
+            raise SourceError(f"{what}: {name} is a hard link to {member.linkname}, which is not a file of the archive")
+        if source == target:
+            raise SourceError(f"{what}: {name} is a hard link to itself")
+        target.unlink(missing_ok=True)
+        target.hardlink_to(source)
+    elif member.isreg() and not member.sparse:
         content = tar.extractfile(member)
         if content is None:
             raise SourceError(f"{what}: {name} has no content")
@@ -107,6 +181,16 @@ def write_file(target: Path, content: IO[bytes], mode: int) -> None:
         os.fchmod(file.fileno(), mode)
 
 
+def make_directory(target: Path, what: str, name: RootedPath) -> None:
+    """Make the directory `target` (a place that `resolve_inside` returned) unless it stands there, mode 0755."""
+    try:
+        if not stat.S_ISDIR(target.lstat().st_mode):
+            raise SourceError(f"{what}: {name} is a directory and something else")
+    except FileNotFoundError:
+        target.mkdir()
+        target.chmod(0o755)  # mkdir's own mode would be cut by the umask
+
+
 def check_link(name: RootedPath, link: str, what: str) -> None:
     """Refuse a symbolic link that would lead outside the root; an absolute one means the root itself."""
     parts = [] if link.startswith("/") else [p for p in name.parent.relative.split("/") if p]
@@ -119,15 +203,16 @@ def check_link(name: RootedPath, link: str, what: str) -> None:
             parts.append(part)
 
 
-def resolve_inside(root: Path, name: RootedPath, what: str) -> Path:
-    """The place of `name` on disk, its parents made, directory links followed inside the root only.
+def resolve_inside(root: Path, name: RootedPath, what: str, *, last: bool = False) -> Path:
+    """The place of `name` on disk, its parents made (mode 0755), directory links followed inside the root only.
 
-    An absolute link target is taken as starting at `root`, as it would inside a container.
+    An absolute link target is taken as starting at `root`, as it would inside a container. With `last`, `name`
+    itself is followed too if it is a link. Raises SourceError for what leaves the root or lies below a file.
     """
     current: list[str] = []
     pending = [p for p in name.relative.split("/") if p][::-1]
     hops = 0
-    while len(pending) > 1:
+    while pending:
         part = pending.pop()
         if part == "..":
             if not current:
@@ -135,24 +220,26 @@ def resolve_inside(root: Path, name: RootedPath, what: str) -> Path:
             current.pop()
             continue
         path = root.joinpath(*current, part)
+        if not pending and not last:
+            return path
         try:
             mode = path.lstat().st_mode
         except FileNotFoundError:
-            path.mkdir(mode=0o755)
+            if pending:
+                path.mkdir()
+                path.chmod(0o755)
             current.append(part)
             continue
         if stat.S_ISLNK(mode):
             hops += 1
-            if hops > 40:
+            if hops > MAX_LINKS:
                 raise SourceError(f"{what}: too many links on the way to {name}")
             link = os.readlink(path)
             if link.startswith("/"):
                 current = []
             pending.extend([p for p in link.split("/") if p not in ("", ".")][::-1])
-        elif stat.S_ISDIR(mode):
+        elif stat.S_ISDIR(mode) or not pending:
             current.append(part)
         else:
             raise SourceError(f"{what}: {name} lies below a file")
-    if not pending or pending[0] == "..":
-        raise SourceError(f"{what}: {name} leaves the root through a link")
-    return root.joinpath(*current, pending[0])
+    return root.joinpath(*current)
