@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Protocol, Self, cast
 
 from pipeline.errors import SourceError
 from pipeline.model import CHUNK, RootedPath
@@ -25,12 +25,27 @@ MAX_HEADER = 1 << 20
 """Bytes of one extended header (long name, pax): tarfile reads it into memory as a whole."""
 MAX_LINKS = 40
 """Links followed on the way to one path, as in Linux."""
+EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+"""Members that only say more about the next one."""
 READ = 1 << 16
 """Bytes per read of the tar stream: tarfile copies the rest of its buffer for every header."""
 
 
+class Readable(Protocol):
+    """What is asked of an archive: to be read once, from start to end."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; nothing at the end."""
+
+
 def extract_tar(
-    stream: IO[bytes], root: Path, *, what: str, drop: Iterable[str] = (), max_bytes: int = MAX_BYTES
+    stream: Readable, root: Path, *, what: str, drop: Iterable[str] = (), max_bytes: int = MAX_BYTES
 ) -> int:
     """Unpack an uncompressed tar `stream` below `root`; returns the bytes written.
 
@@ -41,12 +56,10 @@ def extract_tar(
     """
     dropped = dropper(drop)
     written = 0
-    directories: dict[Path, int] = {}
-    seen: set[Path] = set()
     try:
-        with tarfile.open(
-            fileobj=_Bounded(stream, 2 * max_bytes, what), mode="r|", errorlevel=2, bufsize=READ, tarinfo=_BoundedInfo
-        ) as tar:
+        bounded = cast(IO[bytes], _Bounded(stream, 2 * max_bytes, what))  # a stream is only read
+        with tarfile.open(fileobj=bounded, mode="r|", errorlevel=2, bufsize=READ, tarinfo=_BoundedInfo) as tar:
+            unpacker = _Unpacker(tar, root, what)
             for count, member in enumerate(tar):
                 if count >= MAX_MEMBERS:
                     raise SourceError(f"{what}: more than {MAX_MEMBERS} members")
@@ -56,11 +69,10 @@ def extract_tar(
                 written += max(member.size, 0) if member.isreg() else 0
                 if written > max_bytes:
                     raise SourceError(f"{what}: unpacks to more than {max_bytes} bytes (decompression bomb?)")
-                _write_member(tar, member, name, root, what, directories, seen)
+                unpacker.write(member, name)
+            unpacker.finish()
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise SourceError(f"{what}: not a readable tar archive ({error})") from error
-    for path, mode in directories.items():
-        path.chmod(mode)
     return written
 
 
@@ -95,10 +107,7 @@ class _BoundedInfo(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         info = super().frombuf(buf, encoding, errors)
-        extended = info.type in (
-            tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
-        )
-        if info.size < 0 or extended and info.size > MAX_HEADER:
+        if info.size < 0 or (info.type in EXTENSIONS and info.size > MAX_HEADER):
             raise tarfile.ReadError("a header of unreasonable size")
         if info.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError("sparse files are not expected here")
@@ -111,7 +120,7 @@ class _Bounded:
     The second guards against loops in tarfile, which reads on for pax sparse maps that never end.
     """
 
-    def __init__(self, stream: IO[bytes], limit: int, what: str) -> None:
+    def __init__(self, stream: Readable, limit: int, what: str) -> None:
         self._stream, self._left, self._what, self._ends = stream, limit, what, 0
 
     def read(self, size: int) -> bytes:
@@ -130,46 +139,46 @@ def _member_name(name: str, what: str) -> RootedPath:
         raise SourceError(f"{what}: {error.reason}") from error
 
 
-def _write_member(
-    tar: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    name: RootedPath,
-    root: Path,
-    what: str,
-    directories: dict[Path, int],
-    seen: set[Path],
-) -> None:
-    mode = member.mode & 0o777
-    if member.isdir():
-        target = resolve_inside(root, name, what, last=True)
-        make_directory(target, what, name)
-        directories[target] = mode | 0o700
-        return
-    target = resolve_inside(root, name, what)
-    if target in seen:
-        raise SourceError(f"{what}: {name} is in the archive twice")
-    seen.add(target)
-    if target.is_dir() and not target.is_symlink():
-        raise SourceError(f"{what}: {name} is a directory and something else")
-    if member.issym():
-        check_link(name, member.linkname, what)
-        target.unlink(missing_ok=True)
-        target.symlink_to(member.linkname)
-    elif member.islnk():
-        source = resolve_inside(root, _member_name(member.linkname, what), what)
-        if source not in seen or source.is_symlink() or not source.is_file():
-            raise SourceError(f"{what}: {name} is a hard link to {member.linkname}, which is not a file of the archive")
-        if source == target:
-            raise SourceError(f"{what}: {name} is a hard link to itself")
-        target.unlink(missing_ok=True)
-        target.hardlink_to(source)
-    elif member.isreg() and not member.sparse:
-        content = tar.extractfile(member)
-        if content is None:
-            raise SourceError(f"{what}: {name} has no content")
-        write_file(target, content, mode)
-    else:
-        raise SourceError(f"{what}: {name} is a device, pipe or unknown member")
+class _Unpacker:
+    """Writes the members of one archive, and remembers what it wrote."""
+
+    def __init__(self, tar: tarfile.TarFile, root: Path, what: str) -> None:
+        self._tar, self._root, self._what = tar, root, what
+        self._seen: set[Path] = set()
+        self._directories: dict[Path, int] = {}
+
+    def write(self, member: tarfile.TarInfo, name: RootedPath) -> None:
+        what = self._what
+        if member.isdir():
+            target = resolve_inside(self._root, name, what, last=True)
+            make_directory(target, what, name)
+            self._directories[target] = (member.mode & 0o777) | 0o700
+            return
+        target = resolve_inside(self._root, name, what)
+        if target in self._seen:
+            raise SourceError(f"{what}: {name} is in the archive twice")
+        if target.is_dir() and not target.is_symlink():
+            raise SourceError(f"{what}: {name} is a directory and something else")
+        if member.issym():
+            check_link(name, member.linkname, what)
+            target.unlink(missing_ok=True)
+            target.symlink_to(member.linkname)
+        elif member.islnk():
+            source = resolve_inside(self._root, _member_name(member.linkname, what), what)
+            if source not in self._seen or source.is_symlink():
+                raise SourceError(f"{what}: {name} is a hard link to {member.linkname}, no earlier file of the archive")
+            target.unlink(missing_ok=True)
+            target.hardlink_to(source)
+        elif member.isreg() and not member.sparse and (content := self._tar.extractfile(member)) is not None:
+            write_file(target, content, member.mode & 0o777)
+        else:
+            raise SourceError(f"{what}: {name} is a device, pipe or unknown member")
+        self._seen.add(target)
+
+    def finish(self) -> None:
+        """Directories get their modes last: one may forbid to write into it."""
+        for path, mode in self._directories.items():
+            path.chmod(mode)
 
 
 def write_file(target: Path, content: IO[bytes], mode: int) -> None:
@@ -234,7 +243,7 @@ def resolve_inside(root: Path, name: RootedPath, what: str, *, last: bool = Fals
             hops += 1
             if hops > MAX_LINKS:
                 raise SourceError(f"{what}: too many links on the way to {name}")
-            link = os.readlink(path)
+            link = os.readlink(path)  # noqa: PTH115 - the text as it is; Path would tidy it
             if link.startswith("/"):
                 current = []
             pending.extend([p for p in link.split("/") if p not in ("", ".")][::-1])
