@@ -6,6 +6,7 @@ after it.
 """
 
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from pipeline.model import Digest
 from pipeline.sandbox import Executor, Sandbox, Usage
 from pipeline.store import Output, Record, Store
 
+CAPTURED = 4 << 20
+"""Bytes kept of what a captured command prints."""
 DEFAULT_SECONDS = 5.0
 """Estimate for an action that never ran here and whose maker gives none."""
 
@@ -73,6 +76,18 @@ class Work:
         self.peak = max(self.peak, usage.peak)
         return usage
 
+    def capture(self, sandbox: Sandbox) -> tuple[Usage, str]:
+        """Run a sandbox and return how it ended and what it printed, which the log gets as well."""
+        with tempfile.TemporaryFile(dir=self.folder) as output:
+            usage = self.executor.run(sandbox, output, self.cancel)
+            output.seek(0)
+            printed = output.read(CAPTURED)
+        self.cpu += usage.cpu
+        self.peak = max(self.peak, usage.peak)
+        self.log.write(printed)
+        _, _, text = printed.partition(b"\n")  # the first line is the command
+        return usage, text.decode(errors="replace")
+
 
 @dataclass(frozen=True)
 class Action:
@@ -90,8 +105,6 @@ class Action:
     """Bytes it needs at its peak."""
     seconds: float = DEFAULT_SECONDS
     """Estimated wall time on an idle host."""
-    needs: tuple[str, ...] = ()
-    """Names of sources that must be present before it runs; they are part of the parameters by digest."""
 
     @property
     def dependencies(self) -> tuple[str, ...]:

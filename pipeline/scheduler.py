@@ -8,7 +8,6 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,8 +66,6 @@ class Scheduler:
     memory: int
     """Bytes that running actions may need together."""
     keep_going: bool = True
-    prepare: Callable[[Action], None] = lambda _: None
-    """Called before an action runs: brings its sources into place."""
     cancel: threading.Event = field(default_factory=threading.Event)
 
     def run(self, graph: Graph) -> Result:
@@ -170,7 +167,6 @@ class Scheduler:
         with self.store.exclusive(f"action-{key.hex}"):
             if record := self.store.record(key):  # another process was faster
                 return record, None
-            self.prepare(action)
             inputs = self._inputs(parts["inputs"], action)
             started = time.monotonic()
             with self.store.workspace() as folder, (folder / "log").open("w+b") as log:

@@ -129,7 +129,7 @@ class Store:
             if self.has(digest, size) and self.use(digest):
                 path.unlink()
                 return Output(digest, size)
-            path.chmod(0o444)
+            path.chmod(0o555)  # executable, so that a sandbox can run a binary where it stands
             _sync(path)
             target.parent.mkdir(exist_ok=True)
             path.rename(target)

@@ -1,0 +1,91 @@
+"""A base's lock: committed with the release, or, for a floating stand-in, made at first use and kept in the store."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.base import family
+from pipeline.definitions import Base, Definitions
+from pipeline.errors import DefinitionError, NetworkError
+from pipeline.lock import BaseLock, write_atomically
+from pipeline.locking import lock_folder
+from pipeline.report.progress import Progress
+from pipeline.store import Store
+
+
+def base_lock_path(base: Base, version: str, definitions: Definitions, store: Store) -> Path:
+    """Where the lock of `base` stands for a release."""
+    folder = store.root / "locks-of-bases" if base.floating else lock_folder(definitions, version)
+    return folder / f"{base.name}.lock"
+
+
+def read_base_lock(path: Path, base: Base) -> BaseLock | None:
+    """The lock at `path`, or None; raises DefinitionError if it is of another base."""
+    try:
+        lock = BaseLock.parse(path.read_text(), str(path))
+    except FileNotFoundError:
+        return None
+    if lock.base != base.name:
+        raise DefinitionError(f"{path} is the lock of {lock.base}, not of {base.name}")
+    return lock
+
+
+def resolve_base(
+    base: Base, arches: Sequence[str], host: str, store: Store, progress: Progress, *, origin: str | None
+) -> BaseLock:
+    """A new lock of `base`; architectures that fail are said and stand in `missing`."""
+    progress.step(f"locking base {base.name} for {', '.join(arches)}")
+    with store.workspace() as work:
+        lock = family(base.family).lock(base, arches, host, origin=origin, work=work)
+    for arch, reason in lock.missing:
+        progress.say(f"  {base.name} has no {arch}: {reason}")
+    for suite in lock.suites:
+        progress.say(f"  {base.name} {suite.arch}: {suite.name} of {suite.date}")
+    return lock
+
+
+def write_base_lock(path: Path, lock: BaseLock, progress: Progress) -> BaseLock:
+    """Write `lock`, say so, and return it."""
+    write_atomically(path, lock.render().encode())
+    progress.say(f"  wrote {path}")
+    return lock
+
+
+def have_base_lock(
+    base: Base,
+    arches: Sequence[str],
+    host: str,
+    version: str,
+    definitions: Definitions,
+    store: Store,
+    progress: Progress,
+    *,
+    origin: str | None,
+    offline: bool,
+    locked: bool,
+) -> BaseLock:
+    """The lock of `base`, made if it is missing or lacks an architecture that is wanted now."""
+    path = base_lock_path(base, version, definitions, store)
+    lock = read_base_lock(path, base)
+    targets = {n for n, r in base.roots.items() if r.per == "target"}
+    if lock and all(lock.root(role, arch) for role in targets for arch in arches):
+        return lock
+    hint = f"./inv lock --version {version} --base {base.name}"
+    if offline:
+        if lock:
+            return lock
+        raise NetworkError(f"base {base.name} is not locked yet, and --offline forbids it", f"with network: {hint}")
+    if locked and not base.floating:
+        raise DefinitionError(f"{path} is missing or incomplete, and --locked forbids writing it", hint)
+    if lock is None:
+        return write_base_lock(path, resolve_base(base, arches, host, store, progress, origin=origin), progress)
+    missing = [a for a in arches if not all(lock.root(role, a) for role in targets)]
+    found = resolve_base(base, missing, host, store, progress, origin=origin)
+    return write_base_lock(path, _extend(lock, found), progress)
+
+
+def _extend(old: BaseLock, new: BaseLock) -> BaseLock:
+    """What was locked before stays as it was; only new architectures come in."""
+    known = {(p.root, p.arch) for p in old.packages}
+    packages = (*old.packages, *(p for p in new.packages if (p.root, p.arch) not in known))
+    suites = (*old.suites, *(s for s in new.suites if s.arch not in {o.arch for o in old.suites}))
+    return BaseLock(old.base, tuple(sorted(packages)), tuple(sorted(suites)), new.missing)

@@ -1,0 +1,1 @@
+"""From a unit and its locked sources to compiled, checked binaries."""

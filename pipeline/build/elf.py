@@ -1,0 +1,70 @@
+"""Just enough of ELF to judge a compiled program (System V gABI, chapters 4 and 5). Reads bytes; no I/O."""
+
+import struct
+from dataclasses import dataclass
+
+from pipeline.errors import SourceError
+
+CLASSES = {1: "ELF32", 2: "ELF64"}
+PT_DYNAMIC, PT_INTERP = 2, 3
+SHT_SYMTAB = 2
+DT_NEEDED = 1
+MAX_HEADERS = 4096
+
+
+@dataclass(frozen=True)
+class Elf:
+    """What the checks ask about."""
+
+    elf_class: str
+    little_endian: bool
+    machine: int
+    """`e_machine`."""
+    interpreter: bool
+    """Asks for a dynamic loader."""
+    needed: bool
+    """Names a shared library."""
+    sections: tuple[str, ...]
+    symbols: bool
+    """Has a symbol table: not stripped."""
+
+    @property
+    def static(self) -> bool:
+        """Runs without anything from the host."""
+        return not self.interpreter and not self.needed
+
+
+def read_elf(data: bytes, name: str) -> Elf:
+    """Parse the headers of a little-endian ELF64 file; raises SourceError."""
+    if data[:4] != b"\x7fELF" or len(data) < 64:
+        raise SourceError(f"{name} is not an ELF file")
+    elf_class = CLASSES.get(data[4], f"class {data[4]}")
+    if data[4] != 2 or data[5] != 1:
+        return Elf(elf_class, data[5] == 1, 0, False, False, (), False)
+    try:
+        return _read(data, elf_class)
+    except (struct.error, ValueError, IndexError) as error:
+        raise SourceError(f"{name}: malformed ELF file ({error})") from error
+
+
+def _read(data: bytes, elf_class: str) -> Elf:
+    machine = struct.unpack_from("<H", data, 18)[0]
+    phoff, shoff = struct.unpack_from("<QQ", data, 32)
+    phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from("<HHHHH", data, 54)
+    if phnum > MAX_HEADERS or shnum > MAX_HEADERS:
+        raise ValueError("too many headers")
+    interpreter = needed = False
+    for index in range(phnum):
+        kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", data, phoff + index * phentsize)
+        interpreter |= kind == PT_INTERP
+        if kind == PT_DYNAMIC:
+            tags = struct.iter_unpack("<qQ", data[offset : offset + size - size % 16])
+            needed |= any(tag == DT_NEEDED for tag, _ in tags)
+    headers = [struct.unpack_from("<IIQQQQ", data, shoff + i * shentsize) for i in range(shnum)]
+    names: list[str] = []
+    if shnum:
+        _, _, _, _, table, length = headers[shstrndx]
+        strings = data[table : table + length]
+        names = [strings[h[0] : strings.index(b"\0", h[0])].decode("ascii", "replace") for h in headers]
+    symbols = any(h[1] == SHT_SYMTAB for h in headers)
+    return Elf(elf_class, True, machine, interpreter, needed, tuple(names), symbols)

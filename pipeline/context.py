@@ -1,0 +1,196 @@
+"""What a run was asked for, and what it has made of it: the store, the definitions, locks and inputs."""
+
+import os
+import platform as host_platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.baselocks import have_base_lock
+from pipeline.definitions import Base, Definitions, Release
+from pipeline.errors import DefinitionError, HostError, UsageError
+from pipeline.inputs import Inputs
+from pipeline.lock import BaseLock
+from pipeline.locking import LockedSources, make_sources, read_sources, write_sources
+from pipeline.model import PLATFORMS, platform
+from pipeline.report.progress import Progress
+from pipeline.roots import Roots
+from pipeline.sources.go import GoSources
+from pipeline.store import Store
+from pipeline.units import Unit, units_of
+
+CHECKOUT = Path(__file__).parent.parent
+"""The repository this code stands in."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; nothing else."""
+
+    version: str
+    base: str | None = None
+    """Another base than the definition's, for all architectures."""
+    arches: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    jobs: int = 0
+    offline: bool = False
+    locked: bool = False
+    keep_going: bool = True
+    dry_run: bool = False
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    """Component to a file given in place of its origin."""
+    mirrors: Mapping[str, str] = field(default_factory=dict)
+    """Base to the URI of a mirror."""
+
+
+def store_folder() -> Path:
+    """RFO_STORE, else the user's cache folder."""
+    named = os.environ.get("RFO_STORE")
+    return Path(named).absolute() if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rfo"
+
+
+def host_arch() -> str:
+    """The architecture of the machine that builds; raises HostError if roots cannot be made for it."""
+    machine = host_platform.machine()
+    arch = next((p.arch for p in PLATFORMS.values() if machine in (p.rpm_arch, p.arch)), None)
+    if arch is None:
+        raise HostError(f"builds do not run on {machine}", f"use a host of {', '.join(PLATFORMS)}")
+    return arch
+
+
+@dataclass
+class Context:
+    """One run: options, and everything derived from them when first needed."""
+
+    options: Options
+    progress: Progress
+    checkout: Path = CHECKOUT
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of this host."""
+        return Store(store_folder())
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """The checkout's definitions."""
+        return Definitions(self.checkout)
+
+    @cached_property
+    def release(self) -> Release:
+        """The release asked for."""
+        return self.definitions.release(self.options.version)
+
+    @cached_property
+    def all_units(self) -> list[Unit]:
+        """Every unit of the release: what its lock is about."""
+        return units_of(self.release, self.definitions)
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """The units of the components asked for."""
+        wanted = self.options.components
+        if unknown := sorted(set(wanted) - set(self.release.components)):
+            raise UsageError(f"{self.options.version} has no component {unknown[0]}", f"it has: {', '.join(sorted(self.release.components))}")
+        return [u for u in self.all_units if not wanted or u.component in wanted]
+
+    @cached_property
+    def arches(self) -> tuple[str, ...]:
+        """The architectures asked for."""
+        for arch in self.options.arches:
+            platform(arch)
+            if arch not in self.release.bases:
+                raise UsageError(f"{self.options.version} is not made for {arch}", f"it is made for: {', '.join(self.release.bases)}")
+        return tuple(a for a in self.release.bases if not self.options.arches or a in self.options.arches)
+
+    @cached_property
+    def bases(self) -> dict[str, Base]:
+        """The base of each architecture."""
+        chosen = {a: self.definitions.base(self.options.base or self.release.bases[a]) for a in self.arches}
+        for arch, base in chosen.items():
+            if arch not in base.suites:
+                raise DefinitionError(f"base {base.name} does not exist for {arch}: unsupported", f"it exists for: {', '.join(base.suites)}")
+        return chosen
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether another base than the definition's is used."""
+        return any(self.bases[a].name != self.release.bases[a] for a in self.arches)
+
+    @property
+    def dist(self) -> Path:
+        """Where the release is written."""
+        marker = f"@{self.options.base}" if self.stand_in else ""
+        return self.checkout / "dist" / f"{self.options.version}{marker}"
+
+    @cached_property
+    def go(self) -> GoSources:
+        """The Go sources, with what the user gave by file."""
+        from pipeline.sources.given import add_given_modules  # noqa: PLC0415 - rarely used
+
+        go = GoSources(self.store, offline=self.options.offline)
+        if self.options.sources:
+            add_given_modules(go, self.options.sources, self.all_units, self.release.date)
+        return go
+
+    @cached_property
+    def sources(self) -> LockedSources:
+        """The sources lock; a missing one is written, unless that is forbidden."""
+        found = read_sources(self.definitions, self.release, self.all_units)
+        if found:
+            return found
+        hint = f"./inv lock --version {self.options.version}"
+        if self.options.locked or self.options.offline:
+            reason = "--offline" if self.options.offline else "--locked"
+            raise DefinitionError(f"{self.options.version} has no sources.lock, and {reason} forbids making one", hint)
+        made = make_sources(self.release, self.all_units, self.definitions, self.go, host_arch(), self.progress)
+        write_sources(self.definitions, made)
+        self.progress.say(f"  wrote releases/{self.options.version}/sources.lock; review and commit it")
+        return made
+
+    @cached_property
+    def base_locks(self) -> dict[str, BaseLock]:
+        """The lock of each base in use, by name."""
+        locks = {}
+        for base in {b.name: b for b in self.bases.values()}.values():
+            locks[base.name] = have_base_lock(
+                base, [a for a in self.arches if self.bases[a].name == base.name], host_arch(), self.options.version,
+                self.definitions, self.store, self.progress, origin=self.options.mirrors.get(base.name),
+                offline=self.options.offline, locked=self.options.locked,
+            )  # fmt: skip
+        return locks
+
+    @cached_property
+    def inputs(self) -> dict[str, Inputs]:
+        """The inputs of each architecture whose base is locked for it."""
+        by_base: dict[str, Inputs] = {}
+        for base in self.bases.values():
+            if base.name not in by_base:
+                roots = Roots(
+                    base, self.base_locks[base.name], self.store, host_arch(),
+                    origin=self.options.mirrors.get(base.name), offline=self.options.offline, progress=self.progress,
+                )  # fmt: skip
+                by_base[base.name] = Inputs(self.checkout, self.store, self.sources, roots, self.go, self.release.epoch)
+        found = {a: by_base[self.bases[a].name] for a in self.arches}
+        return {a: i for a, i in found.items() if i.roots.supports(a)}
+
+    def unavailable(self) -> Mapping[str, str]:
+        """Architectures whose base could not be locked, with the reason."""
+        return {
+            a: dict(self.base_locks[self.bases[a].name].missing).get(a, f"the lock of base {self.bases[a].name} lacks it")
+            for a in self.arches
+            if a not in self.inputs
+        }
+
+
+def parse_pairs(values: Sequence[str], flag: str) -> dict[str, str]:
+    """`NAME=VALUE` arguments; raises UsageError."""
+    pairs = {}
+    for value in values:
+        name, found, rest = value.partition("=")
+        if not found or not name or not rest:
+            raise UsageError(f"{flag} {value!r}: expected NAME=VALUE")
+        pairs[name] = rest
+    return pairs

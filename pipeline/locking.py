@@ -1,0 +1,183 @@
+"""Make and read a release's `sources.lock` and its overlays: the only place where versions become digests.
+
+Overlays are the go.mod and go.sum of a module whose own pair cannot be used outside its repository (local
+replacements) or lacks sums; they stand beside the lock, native and reviewable.
+"""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.definitions import Definitions, Release
+from pipeline.errors import DefinitionError, NetworkError, SourceError
+from pipeline.lock import MainModule, SourcesLock, Toolchain, write_atomically
+from pipeline.model import Digest, Module
+from pipeline.report.progress import Progress
+from pipeline.sources.go import Downloaded, GoSources, read_sums, rewrite_replaces
+from pipeline.units import Unit, lock_subject
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A go.mod and go.sum in place of the module's own."""
+
+    mod: str
+    sum: str
+
+    @property
+    def digest(self) -> Digest:
+        """Over both."""
+        return Digest.of_bytes(f"{Digest.of_bytes(self.mod.encode())}\n{Digest.of_bytes(self.sum.encode())}".encode())
+
+
+@dataclass(frozen=True)
+class LockedSources:
+    """A lock and its overlays by unit."""
+
+    lock: SourcesLock
+    overlays: dict[str, Overlay]
+
+
+def lock_folder(definitions: Definitions, version: str) -> Path:
+    """Where a release's locks stand."""
+    return definitions.root / "releases" / version
+
+
+def read_sources(definitions: Definitions, release: Release, units: Sequence[Unit]) -> LockedSources | None:
+    """The committed lock, or None if there is none; raises DefinitionError if it is of another definition."""
+    folder = lock_folder(definitions, release.version)
+    path = folder / "sources.lock"
+    try:
+        lock = SourcesLock.parse(path.read_text(), str(path))
+    except FileNotFoundError:
+        return None
+    if lock.release != release.version or lock.definition != lock_subject(units):
+        raise DefinitionError(
+            f"{path} does not match its definition: the release or a component was changed after it was made",
+            f"review the change and renew it: ./inv lock --version {release.version} --update",
+        )
+    overlays = {}
+    for unit in units:
+        if unit.source.go and unit.name not in lock.mains:
+            raise DefinitionError(f"{path}: unit {unit.name} is missing", f"./inv lock --version {release.version} --update")
+        mod = folder / "overlay" / unit.name / "go.mod"
+        if mod.exists():
+            overlays[unit.name] = Overlay(mod.read_text(), mod.with_name("go.sum").read_text())
+    return LockedSources(lock, overlays)
+
+
+def write_sources(definitions: Definitions, locked: LockedSources) -> None:
+    """Write a lock: overlays first, the lock that names them last."""
+    folder = lock_folder(definitions, locked.lock.release)
+    for stale in (folder / "overlay").glob("*/go.*"):
+        if stale.parent.name not in locked.overlays:
+            stale.unlink()
+    for name, overlay in locked.overlays.items():
+        write_atomically(folder / "overlay" / name / "go.mod", overlay.mod.encode())
+        write_atomically(folder / "overlay" / name / "go.sum", overlay.sum.encode())
+    write_atomically(folder / "sources.lock", locked.lock.render().encode())
+
+
+def preflight(release: Release, units: Sequence[Unit], go: GoSources, host: str) -> None:
+    """Ask every origin before anything is fetched or built; raises NetworkError that lists all that refuse."""
+    wanted = {u.module: u for u in units if u.source.go}
+    toolchains = {f"golang.org/toolchain@v0.0.1-go{v}.linux-{host}": v for v in sorted({u.go for u in units})}
+    refused = go.probe([*wanted, *toolchains])
+    if not refused:
+        return
+    lines, hints = [], []
+    for refusal in refused:
+        unit = wanted.get(refusal.module)
+        what = f"component {unit.component}" if unit else f"toolchain go {toolchains[refusal.module]}"
+        lines.append(f"{what}: origin go module {refusal.module}: {refusal.reason}")
+        if unit:
+            hints.append(f"give the module zip: --source {unit.component}=FILE (checked against its h1)")
+    raise NetworkError(
+        f"{len(refused)} sources of {release.version} cannot be had:\n  " + "\n  ".join(lines),
+        "; ".join(dict.fromkeys(hints)) + ("; or " if hints else "") + "use another origin (GOPROXY of this host), or another version in the definition",
+    )
+
+
+def make_sources(
+    release: Release, units: Sequence[Unit], definitions: Definitions, go: GoSources, host: str, progress: Progress
+) -> LockedSources:
+    """Resolve every source of a release to digests. Raises NetworkError, SourceError, DefinitionError."""
+    preflight(release, units, go, host)
+    versions = sorted({u.go for u in units})
+    names = {v: f"golang.org/toolchain@v0.0.1-go{v}.linux-{host}" for v in versions}
+    progress.step(f"locking: {len(units)} units, Go {', '.join(versions)}")
+    got, bad = go.download(sorted({u.module for u in units if u.source.go} | set(names.values())))
+    if bad:
+        raise NetworkError("sources cannot be had:\n  " + "\n  ".join(f"{r.module}: {r.reason}" for r in bad))
+    by_name = {str(d.module): d for d in got}
+    lock = SourcesLock(release.version, lock_subject(units))
+    for version, name in names.items():
+        lock.toolchains[version] = Toolchain(version, host, by_name[name].module.sum)
+    overlays: dict[str, Overlay] = {}
+
+    def resolve(unit: Unit) -> tuple[Unit, Overlay | None, set[Module]]:
+        main = by_name[unit.module] if unit.source.go else None
+        toolchain = go.toolchain(lock.toolchains[unit.go].module)
+        overlay, modules = _resolve(unit, main, definitions, go, toolchain)
+        progress.say(f"  locked {unit.name}: {len(modules)} modules" + (", overlay" if overlay else ""))
+        return unit, overlay, modules
+
+    dependencies: dict[Module, set[str]] = {}
+    with ThreadPoolExecutor(2) as pool:
+        for unit, overlay, modules in pool.map(resolve, units):
+            if unit.source.go:
+                main = by_name[unit.module]
+                if unit.sum and unit.sum != main.module.sum:
+                    raise SourceError(f"component {unit.component}: the definition says {unit.sum}, the origin serves {main.module.sum}")
+                lock.mains[unit.name] = MainModule(unit.name, main.module, main.time or release.date.strftime("%Y-%m-%dT%H:%M:%SZ"))
+            if overlay:
+                overlays[unit.name] = overlay
+            for module in modules:
+                dependencies.setdefault(module, set()).add(unit.name)
+    lock.modules.update({m: frozenset(u) for m, u in dependencies.items()})
+    return LockedSources(lock, overlays)
+
+
+def _resolve(
+    unit: Unit, main: Downloaded | None, definitions: Definitions, go: GoSources, toolchain: Path
+) -> tuple[Overlay | None, set[Module]]:
+    """The overlay a unit needs, if any, and the modules that its packages import on any of its architectures."""
+    if unit.build.compiler != "go":
+        return None, set()
+    source = main.folder if main else definitions.root / str(unit.source.tree)
+    own_mod = (source / "go.mod").read_text()
+    own_sum = (source / "go.sum").read_text() if (source / "go.sum").exists() else ""
+    rules = [(r.module, None if r.drop else unit.fill(r.version or "", "")) for r in unit.source.replace]
+    with go.store.workspace() as work:
+        modfile = work / "go.mod"
+        modfile.write_text(rewrite_replaces(own_mod, rules, f"component {unit.component}"))
+        modfile.with_suffix(".sum").write_text(own_sum)
+        pairs: set[tuple[str, str]] = set()
+        for arch in unit.arches:
+            pairs |= go.imported(
+                toolchain, source, modfile, sorted(set(unit.build.binaries.values())), unit.build.tags, arch,
+                cgo=unit.build.uses_cgo(arch), update=main is not None,
+            )  # fmt: skip
+        made = Overlay(modfile.read_text(), modfile.with_suffix(".sum").read_text())
+    sums = read_sums(made.sum)
+    if missing := sorted(p for p in pairs if p not in sums):
+        raise SourceError(f"component {unit.component}: go.sum lacks {missing[0][0]}@{missing[0][1]}")
+    modules = {Module(path, version, sums[path, version]) for path, version in pairs}
+    return (None if _same(made, own_mod, own_sum) else made), modules
+
+
+def _same(made: Overlay, mod: str, sums: str) -> bool:
+    """Whether go's rewriting left the module's own pair as it was, blank space aside."""
+
+    def lines(text: str) -> list[str]:
+        return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines() if line.strip()]
+
+    return lines(made.mod) == lines(mod) and sorted(lines(made.sum)) == sorted(lines(sums))
+
+
+def describe_change(old: SourcesLock, new: SourcesLock) -> list[str]:
+    """What differs between two locks, one line each, for `--update`."""
+    before, after = set(old.render().splitlines()[1:]), set(new.render().splitlines()[1:])
+    return [f"- {line}" for line in sorted(before - after)] + [f"+ {line}" for line in sorted(after - before)]

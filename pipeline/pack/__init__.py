@@ -1,0 +1,1 @@
+"""From checked binaries to the files that a release publishes."""

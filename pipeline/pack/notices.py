@@ -1,0 +1,42 @@
+"""Third-party notices: the licence texts of everything compiled into a program, from the sources themselves."""
+
+import re
+from pathlib import Path
+
+from pipeline.engine import code_digest
+from pipeline.graph import Action, Work
+from pipeline.inputs import Inputs
+from pipeline.model import Module
+from pipeline.units import Unit
+
+NAMES = re.compile(r"(licen[cs]e|notice|copying|copyright|patents)([._-].*)?", re.IGNORECASE)
+"""Files at a module's top that hold its terms."""
+MAX_TEXT = 1 << 20
+
+
+def notices_action(unit: Unit, inputs: Inputs) -> Action:
+    """The action that collects the texts for `unit` into `notices.txt`: Go itself and each dependency."""
+
+    def run(work: Work) -> None:
+        inputs.ensure(unit)
+        modules = [m for m in inputs.modules(unit) if m != getattr(inputs.locked.lock.mains.get(unit.name), "module", None)]
+        (work.out / "notices.txt").write_text(_render(unit, [(m, inputs.store.gomod / m.directory) for m in modules]))
+
+    return Action(
+        name=f"notices/{unit.name}",
+        parameters={"code": str(code_digest("pack/notices.py")), "sources": inputs.identity(unit)},
+        run=run,
+        seconds=1.0,
+    )
+
+
+def _render(unit: Unit, modules: list[tuple[Module, Path]]) -> str:
+    parts = [f"{unit.component} contains the following third-party software. The texts are those of its sources.\n"]
+    for module, folder in modules:
+        name = f"Go standard library and runtime ({module.version})" if module.path == "golang.org/toolchain" else str(module)
+        parts.append(f"\n{'=' * 78}\n{name}\n")
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and NAMES.fullmatch(file.name) and file.stat().st_size <= MAX_TEXT:
+                text = file.read_text(encoding="utf-8", errors="replace").strip()
+                parts.append(f"{'-' * 78}\n{file.name}\n\n{text}\n")
+    return "".join(parts)

@@ -1,0 +1,34 @@
+"""From a release to its graph: which actions there are for which architectures. No I/O beyond reading definitions."""
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.build.c import c_action
+from pipeline.build.check import check_action
+from pipeline.build.go import go_action
+from pipeline.graph import Action, Graph
+from pipeline.inputs import Inputs
+from pipeline.pack.notices import notices_action
+from pipeline.pack.tarball import tarball_action
+from pipeline.units import Unit
+
+COMPILERS = {"go": go_action, "c": c_action}
+NODE = "rfo"
+"""The component whose program the tarball is made around."""
+
+
+def plan(version: str, units: Sequence[Unit], inputs: Mapping[str, Inputs], *, packs: bool) -> Graph:
+    """Build and check actions of `units` for each architecture in `inputs`, and with `packs` what is made of them."""
+    actions: list[Action] = []
+    for unit in units:
+        for arch in unit.arches:
+            if arch in inputs:
+                base = inputs[arch].roots.base.name
+                actions.append(COMPILERS[unit.build.compiler](unit, arch, version, base, inputs[arch]))
+                actions.append(check_action(unit, arch, version, base, inputs[arch]))
+    if packs:
+        node = next(u for u in units if u.component == NODE)
+        arches = [a for a in node.arches if a in inputs]
+        if arches:
+            actions.append(notices_action(node, inputs[arches[0]]))
+        actions += [tarball_action(node, arch, inputs[arch]) for arch in arches]
+    return Graph(actions)

@@ -1,0 +1,1 @@
+"""What makes a finished release visible: content first, the manifest that names it last."""

@@ -1,0 +1,101 @@
+"""A release, from definition to dist/: the pipeline as one function, in the order in which data flows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.context import Context
+from pipeline.errors import BuildError, UsageError
+from pipeline.graph import Graph, estimate
+from pipeline.plan import plan
+from pipeline.publish.dist import write_dist
+from pipeline.report.progress import duration
+from pipeline.sandbox.bwrap import Bwrap
+from pipeline.scheduler import Result, Scheduler, available_memory, default_jobs
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    ran: int
+    cached: int
+    dist: Path | None
+    """Where the files stand; None if the run made none."""
+    changed: tuple[str, ...] = ()
+    """Files of dist that were written."""
+
+
+def release(context: Context) -> Summary:
+    """Make what the options ask for. Raises PipelineError; what was finished before stays in the store."""
+    whole = not context.options.components and not context.options.actions
+    graph = plan(context.options.version, context.units, context.inputs, packs=whole or bool(context.options.actions))
+    graph = select(graph, context.options.actions)
+    scheduler = make_scheduler(context)
+    if context.options.dry_run:
+        return describe(graph, scheduler, context)
+    fetch_pending(graph, scheduler, context)
+    result = scheduler.run(graph)
+    changed = write_dist(context, graph, result) if whole else []
+    refuse_failures(result, context)
+    if not whole:
+        return Summary(len(result.ran), len(result.outputs) - len(result.ran), None)
+    return Summary(len(result.ran), len(result.outputs) - len(result.ran), context.dist, tuple(changed))
+
+
+def make_scheduler(context: Context) -> Scheduler:
+    """A scheduler with what this host has."""
+    jobs = context.options.jobs or default_jobs()
+    context.progress.jobs = jobs
+    return Scheduler(context.store, Bwrap(), context.progress, jobs, available_memory(), context.options.keep_going)
+
+
+def select(graph: Graph, actions: Sequence[str]) -> Graph:
+    """The graph of the named actions and all they need; the whole graph if none is named."""
+    if unknown := [a for a in actions if a not in graph.actions]:
+        raise UsageError(f"there is no action {unknown[0]}", "list them with --dry-run")
+    return graph.closure(list(actions)) if actions else graph
+
+
+def fetch_pending(graph: Graph, scheduler: Scheduler, context: Context) -> None:
+    """Bring the sources of everything that will run, before anything runs: a missing pin costs no build time."""
+    done = Result()
+    scheduler.replay(graph, done)
+    pending = {n.split("/")[1]: n for n in graph.order if n not in done.outputs}
+    for inputs in context.inputs.values():
+        inputs.fetch([u for u in context.units if u.name in pending])
+        break
+    if pending:
+        scheduler.executor.check()
+        for arch, inputs in context.inputs.items():
+            for role in inputs.roots.base.roots:
+                inputs.roots.fetch(inputs.roots.find(role, arch).packages)
+
+
+def describe(graph: Graph, scheduler: Scheduler, context: Context) -> Summary:
+    """Say what would run, and run nothing."""
+    done = Result()
+    scheduler.replay(graph, done)
+    todo = [n for n in graph.order if n not in done.outputs]
+    for name in todo:
+        context.progress.say(f"  would run {name}  (about {duration(estimate(graph.actions[name], context.store))})")
+    context.progress.say(f"{len(todo)} of {len(graph.actions)} actions would run; nothing was done")
+    return Summary(0, len(done.outputs), None)
+
+
+def refuse_failures(result: Result, context: Context) -> None:
+    """Raise one BuildError that lists every failure with its log and the command that repeats it."""
+    lost = context.unavailable()
+    if not result.failures and not lost:
+        return
+    lines = []
+    again = f"./inv release --version {context.options.version}"
+    again += f" --base {context.options.base}" if context.options.base else ""
+    for failure in result.failures:
+        lines.append(f"{failure.name}: {failure.error.reason}")
+        lines += [f"    log: {failure.log}"] if failure.log else []
+        lines += [f"    -> {failure.error.hint}"] if failure.error.hint else []
+        lines.append(f"    repeat: {again} --action {failure.name}")
+    lines += [f"linux/{arch}: not built: {reason}" for arch, reason in lost.items()]
+    skipped = f"; {len(result.skipped)} more could not run without them" if result.skipped else ""
+    raise BuildError(f"{len(result.failures) + len(lost)} failed{skipped}:\n  " + "\n  ".join(lines), "what succeeded is kept; the next run goes on from there")

@@ -1,0 +1,41 @@
+"""What a command prints at its end, for people and as JSON."""
+
+import json
+from typing import TYPE_CHECKING
+
+from pipeline.report.progress import duration, size
+
+if TYPE_CHECKING:
+    from pipeline.context import Context
+    from pipeline.release import Summary
+
+
+def say_summary(summary: "Summary", context: "Context", seconds: float, *, as_json: bool) -> None:
+    """The end of `inv release`."""
+    if as_json:
+        facts = {"version": context.options.version, "ran": summary.ran, "cached": summary.cached, "seconds": round(seconds, 2)}
+        print(json.dumps({**facts, "dist": str(summary.dist) if summary.dist else None, "changed": list(summary.changed)}, indent=2))
+        return
+    context.progress.say(f"{summary.ran} actions ran, {summary.cached} were in the store; {duration(seconds)}")
+    if summary.dist is None:
+        return
+    where = summary.dist.relative_to(context.checkout)
+    context.progress.say(f"{where}: " + (f"wrote {', '.join(summary.changed)}" if summary.changed else "nothing changed"))
+    for file in sorted(summary.dist.glob("*.tar.gz")):
+        context.progress.say(f"  {size(file.stat().st_size):>10}  {file.name}")
+    context.progress.say(f"check it: (cd '{where}' && sha256sum -c sha256sum-*.txt)")
+
+
+def say_releases(*, as_json: bool) -> None:
+    """The end of `inv releases`."""
+    from pipeline.context import CHECKOUT  # noqa: PLC0415 - keeps the start of other commands fast
+    from pipeline.definitions import Definitions  # noqa: PLC0415
+
+    definitions = Definitions(CHECKOUT)
+    found = [definitions.release(v) for v in definitions.releases()]
+    if as_json:
+        print(json.dumps([{"version": r.version, "upstream": r.upstream, "date": r.date.isoformat(), "bases": r.bases} for r in found], indent=2))
+        return
+    for release in found:
+        locked = (CHECKOUT / "releases" / release.version / "sources.lock").exists()
+        print(f"{release.version:<18} follows {release.upstream:<18} {release.date:%Y-%m-%d}  {', '.join(release.bases)}{'' if locked else '  (not locked)'}")

@@ -1,0 +1,64 @@
+"""Module zips that the user gives in place of an origin (`--source COMPONENT=FILE`).
+
+The file becomes a module proxy on disk that is asked first. It is trusted no more than any origin: the go command
+checks it against the checksum database, and a sum in the definition has to agree as well.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from pipeline.errors import SourceError, UsageError
+from pipeline.lock import write_atomically
+from pipeline.model import CHUNK, Digest, escape_module
+from pipeline.sources.go import GoSources
+from pipeline.units import Unit
+
+MAX_ZIP = 500 << 20
+"""Bytes; Go's own limit for module zips (https://go.dev/ref/mod#zip-path-size-constraints)."""
+MAX_MOD = 16 << 20
+
+
+def add_given_modules(go: GoSources, files: Mapping[str, Path], units: Sequence[Unit], date: datetime) -> None:
+    """Offer each file as the main module of the component it is given for. Raises UsageError, SourceError."""
+    for name, file in files.items():
+        found = [u for u in units if u.component == name and u.source.go]
+        if not found:
+            raise UsageError(f"--source {name}: the release has no component {name} with a Go module")
+        unit = found[0]
+        prefix = f"{unit.source.go}@{unit.source_version}/"
+        mod = _read_mod(file, prefix)
+        folder = go.store.root / "given" / Digest.of_file(file).hex / escape_module(str(unit.source.go)) / "@v"
+        version = escape_module(unit.source_version)
+        info = {"Version": unit.source_version, "Time": date.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        write_atomically(folder / f"{version}.info", json.dumps(info).encode())
+        write_atomically(folder / f"{version}.mod", mod)
+        copy = folder / f"{version}.zip"
+        if not copy.exists():
+            write_atomically(copy, file.read_bytes())
+        root = folder
+        for _ in str(unit.source.go).split("/"):
+            root = root.parent
+        go.extra_proxies.append(root.parent.as_uri())
+
+
+def _read_mod(file: Path, prefix: str) -> bytes:
+    """go.mod of a module zip, after a look at its member names."""
+    try:
+        if file.stat().st_size > MAX_ZIP:
+            raise SourceError(f"{file}: larger than {MAX_ZIP // CHUNK} MiB, the limit of module zips")
+        with zipfile.ZipFile(file) as archive:
+            if stray := next((n for n in archive.namelist() if not n.startswith(prefix)), None):
+                raise SourceError(f"{file}: expected the module zip of {prefix.rstrip('/')}; it holds {stray[:120]!r}")
+            info = archive.getinfo(f"{prefix}go.mod")
+            if info.file_size > MAX_MOD:
+                raise SourceError(f"{file}: go.mod is larger than {MAX_MOD} bytes")
+            return archive.read(info)
+    except KeyError:
+        raise SourceError(f"{file}: holds no go.mod") from None
+    except FileNotFoundError:
+        raise UsageError(f"{file} does not exist") from None
+    except zipfile.BadZipFile as error:
+        raise SourceError(f"{file}: not a zip file ({error})") from error

@@ -1,0 +1,120 @@
+"""What a release compiles: each build entry of each component at its version, for the architectures that share it.
+
+Pure: definitions in, units out.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.definitions import Build, Component, ComponentChoice, Definitions, Release, Smoke, Source, fill
+from pipeline.model import Digest
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One invocation of a compiler, for one or more architectures."""
+
+    name: str
+    """`component`, `component.build` where there are several, `…@VERSION` where an architecture has another one."""
+    component: str
+    version: str
+    license: str
+    go: str
+    """Version of the Go toolchain; also named for C, where nothing uses it."""
+    build: Build
+    source: Source
+    """Followed to its origin: never of kind component."""
+    source_version: str
+    sum: str | None
+    """The main module's h1, where the definition names it."""
+    commit: str | None
+    sha256: str | None
+    smoke: dict[str, Smoke]
+    arches: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        """`path@version` of a Go source."""
+        return f"{self.source.go}@{self.source_version}"
+
+    def action(self, step: str, arch: str) -> str:
+        """The name of one of its actions."""
+        return f"{step}/{self.name}/{arch}"
+
+    def fill(self, template: str, release: str, base: str = "") -> str:
+        """A template of the component's file with this unit's values."""
+        return fill(template, version=self.version, release=release, base=base)
+
+
+def units_of(release: Release, definitions: Definitions) -> list[Unit]:
+    """Every unit of a release, by name."""
+    units: list[Unit] = []
+    for name, choice in sorted(release.components.items()):
+        for index, (version, go, total, arches) in enumerate(_variants(release, choice)):
+            component = definitions.component(name, version)
+            for build in component.build:
+                source, source_version = _follow(build, component, version, release, definitions)
+                suffix = "" if build.name in (None, name) else f".{build.name}"
+                units.append(
+                    Unit(
+                        name=f"{name}{suffix}" + (f"@{version}" if index else ""),
+                        component=name,
+                        version=version,
+                        license=component.license,
+                        go=go,
+                        build=build,
+                        source=source,
+                        source_version=source_version,
+                        sum=total,
+                        commit=choice.commit,
+                        sha256=choice.sha256,
+                        smoke={b: component.smoke[b] for b in build.binaries},
+                        arches=arches,
+                    )
+                )
+    return units
+
+
+def _variants(release: Release, choice: ComponentChoice) -> Iterable[tuple[str, str, str | None, tuple[str, ...]]]:
+    """(version, go, sum, architectures) for each group of architectures that share them; the default first."""
+    version = choice.version or release.version
+    go = choice.go or release.toolchains.go
+    groups: dict[tuple[str, str, str | None], list[str]] = {(version, go, choice.sum): []}
+    for arch in release.bases:
+        own = choice.platforms.get(arch)
+        key = (own.version or version, own.go or go, own.sum) if own else (version, go, choice.sum)
+        groups.setdefault(key, []).append(arch)
+    return [(*key, tuple(sorted(arches))) for key, arches in groups.items() if arches]
+
+
+def _follow(
+    build: Build, component: Component, version: str, release: Release, definitions: Definitions
+) -> tuple[Source, str]:
+    source = build.source or component.source
+    if build.source and build.source.go and not build.source.replace:
+        source = build.source.model_copy(update={"replace": component.source.replace})
+    while source.component is not None:
+        version = release.components[source.component].version or release.version
+        source = definitions.component(source.component, version).source
+    return source, version
+
+
+def lock_subject(units: Sequence[Unit]) -> Digest:
+    """What a sources lock was made from: everything about the units that decides which sources are read."""
+    facts = [
+        {
+            "unit": u.name,
+            "source": u.source.model_dump(mode="json"),
+            "version": u.source_version,
+            "go": u.go,
+            "compiler": u.build.compiler,
+            "packages": sorted(u.build.binaries.values()),
+            "tags": sorted(u.build.tags),
+            "cgo": [a for a in u.arches if u.build.uses_cgo(a)],
+            "arches": u.arches,
+            "pins": [u.sum, u.commit, u.sha256],
+        }
+        for u in units
+    ]
+    return Digest.of_bytes(json.dumps(facts, sort_keys=True).encode())
