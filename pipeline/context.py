@@ -165,6 +165,7 @@ class Context:
     @cached_property
     def inputs(self) -> dict[str, Inputs]:
         """The inputs of each architecture whose base is locked for it."""
+        sources = self.sources  # first: a source that cannot be had is said before a base is resolved
         by_base: dict[str, Inputs] = {}
         for base in self.bases.values():
             if base.name not in by_base:
@@ -172,7 +173,7 @@ class Context:
                     base, self.base_locks[base.name], self.store, host_arch(),
                     origin=self.options.mirrors.get(base.name), offline=self.options.offline, progress=self.progress,
                 )  # fmt: skip
-                by_base[base.name] = Inputs(self.checkout, self.store, self.sources, roots, self.go, self.release.epoch)
+                by_base[base.name] = Inputs(self.checkout, self.store, sources, roots, self.go, self.release.epoch)
         found = {a: by_base[self.bases[a].name] for a in self.arches}
         return {a: i for a, i in found.items() if i.roots.supports(a)}
 

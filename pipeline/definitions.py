@@ -128,6 +128,8 @@ class Smoke(Strict):
     args: tuple[str, ...]
     prints: str
     exit: int = 0
+    env: dict[str, str] = {}
+    """Variables it needs to start at all."""
 
 
 class Component(Strict):

@@ -82,7 +82,8 @@ def write_sources(definitions: Definitions, locked: LockedSources) -> None:
 
 def preflight(release: Release, units: Sequence[Unit], go: GoSources, host: str) -> None:
     """Ask every origin before anything is fetched or built; raises NetworkError that lists all that refuse."""
-    wanted = {u.module: u for u in units if u.source.go}
+    # Where components share a module, the one that compiles it as Go is the one to name.
+    wanted = {u.module: u for u in sorted(units, key=lambda u: u.build.compiler == "go") if u.source.go}
     toolchains = {f"golang.org/toolchain@v0.0.1-go{v}.linux-{host}": v for v in sorted({u.go for u in units})}
     refused = go.probe([*wanted, *toolchains])
     if not refused:

@@ -28,7 +28,7 @@ def check_action(unit: Unit, arch: str, release: str, base: str, inputs: Inputs)
     root = inputs.roots.find("builder", arch)
     emulator = None if arch == inputs.roots.host else inputs.roots.find("emulator", arch)
     smoke = {
-        name: {"args": [unit.fill(a, release, base) for a in s.args], "prints": unit.fill(s.prints, release, base), "exit": s.exit}
+        name: {"args": [unit.fill(a, release, base) for a in s.args], "prints": unit.fill(s.prints, release, base), "exit": s.exit, "env": s.env}
         for name, s in sorted(unit.smoke.items())
     }
     sources = inputs.identity(unit)
@@ -147,7 +147,10 @@ def _smoke(
     command = [f"{INPUTS}/bin/{name}", *wanted["args"]]
     if emulated:
         command = [f"{INPUTS}/emulator/usr/bin/qemu-{PLATFORMS[emulated].qemu}", *command]
-    sandbox = Sandbox(root=root, command=tuple(command), build=work.build, out=work.out, mounts=mounts, timeout=SMOKE_SECONDS)
+    sandbox = Sandbox(
+        root=root, command=tuple(command), build=work.build, out=work.out, mounts=mounts,
+        environment=wanted["env"], timeout=SMOKE_SECONDS,
+    )  # fmt: skip
     usage, text = work.capture(sandbox)
     if usage.stopped:
         problems.append(f"{name}: {usage.stopped}")

@@ -27,9 +27,7 @@ def add_given_modules(go: GoSources, files: Mapping[str, Path], units: Sequence[
         found = [u for u in units if u.component == name and u.source.go]
         if not found:
             raise UsageError(f"--source {name}: the release has no component {name} with a Go module")
-        unit = found[0]
-        prefix = f"{unit.source.go}@{unit.source_version}/"
-        mod = _read_mod(file, prefix)
+        unit, mod = _match(file, found)
         folder = go.store.root / "given" / Digest.of_file(file).hex / escape_module(str(unit.source.go)) / "@v"
         version = escape_module(unit.source_version)
         info = {"Version": unit.source_version, "Time": date.strftime("%Y-%m-%dT%H:%M:%SZ")}
@@ -44,18 +42,21 @@ def add_given_modules(go: GoSources, files: Mapping[str, Path], units: Sequence[
         go.extra_proxies.append(root.parent.as_uri())
 
 
-def _read_mod(file: Path, prefix: str) -> bytes:
-    """go.mod of a module zip, after a look at its member names."""
+def _match(file: Path, units: list[Unit]) -> tuple[Unit, bytes]:
+    """The unit whose module the zip holds, and its go.mod; every member name must belong to it."""
     try:
         if file.stat().st_size > MAX_ZIP:
             raise SourceError(f"{file}: larger than {MAX_ZIP // CHUNK} MiB, the limit of module zips")
         with zipfile.ZipFile(file) as archive:
-            if stray := next((n for n in archive.namelist() if not n.startswith(prefix)), None):
-                raise SourceError(f"{file}: expected the module zip of {prefix.rstrip('/')}; it holds {stray[:120]!r}")
-            info = archive.getinfo(f"{prefix}go.mod")
+            names = archive.namelist()
+            unit = next((u for u in units if all(n.startswith(f"{u.module}/") for n in names)), None)
+            if unit is None or not names:
+                wanted = " or ".join(sorted({u.module for u in units}))
+                raise SourceError(f"{file}: expected the module zip of {wanted}; it holds {str(names[:1])[:160]}")
+            info = archive.getinfo(f"{unit.module}/go.mod")
             if info.file_size > MAX_MOD:
                 raise SourceError(f"{file}: go.mod is larger than {MAX_MOD} bytes")
-            return archive.read(info)
+            return unit, archive.read(info)
     except KeyError:
         raise SourceError(f"{file}: holds no go.mod") from None
     except FileNotFoundError:

@@ -132,7 +132,7 @@ class GoSources:
 
             def ask(module: str) -> Refusal | None:
                 done = run([self.program, "list", "-m", "-json", module], env=env, cwd=empty, check=False, timeout=60)
-                return Refusal(module, _last_line(done.stderr)) if done.returncode else None
+                return Refusal(module, _answer(done.stderr)) if done.returncode else None
 
             return [r for r in pool.map(ask, modules) if r]
 
@@ -289,6 +289,5 @@ def _info_time(info: str | None) -> str:
         return ""
 
 
-def _last_line(output: bytes) -> str:
-    lines = output.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no answer"
+def _answer(output: bytes) -> str:
+    return " ".join(output.decode(errors="replace").split())[-400:] or "no answer"
