@@ -5,6 +5,7 @@ written, whatever the archive says: names are checked as text, and the directori
 checked on disk not to be links that lead elsewhere.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Protocol, Self, cast
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, StoreError
 from pipeline.model import CHUNK, RootedPath
 
 MAX_BYTES = 4 << 30
@@ -52,7 +53,8 @@ def extract_tar(
     Modes are kept (set-id and sticky bits are dropped), owners and times are not, and the umask has no say. A member
     path that passes through a directory link is followed only if the link stays inside the root (merged /usr in
     distributions). A file that stood at `root` before is replaced; one that the archive names twice is an error.
-    `drop` are the patterns of `dropper`. `what` names the archive in errors. Raises SourceError.
+    `drop` are the patterns of `dropper`. `what` names the archive in errors. Raises SourceError for
+    what is wrong with the archive, StoreError if `root` cannot be written.
     """
     dropped = dropper(drop)
     written = 0
@@ -73,6 +75,10 @@ def extract_tar(
             unpacker.finish()
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise SourceError(f"{what}: not a readable tar archive ({error})") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+            raise SourceError(f"{what}: a name that cannot be written ({error})") from error
+        raise StoreError(f"{what} cannot be unpacked to {root}: {error}") from error
     return written
 
 

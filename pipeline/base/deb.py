@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 
 from pipeline.base.archives import open_data
 from pipeline.definitions import Base
-from pipeline.errors import DefinitionError, HostError, NetworkError, SourceError
+from pipeline.errors import HostError, NetworkError, SourceError, UsageError
 from pipeline.extract import extract_tar
 from pipeline.lock import BaseLock, Package, Suite
 from pipeline.model import Digest, RootedPath, platform
@@ -253,7 +253,7 @@ def _find_mirror(base: Base, origin: str | None) -> str:
             raise HostError(f"the host's apt is configured with no mirror of {base.origin}", remedy)
         origin = found[0]
     if not re.fullmatch(r"(https?://[^/]|file:/)[^\s'\"\[\]]*", origin):
-        raise DefinitionError(f"{origin!r} is no URI of a mirror", "write it as https://HOST/PATH or file:///PATH")
+        raise UsageError(f"{origin!r} is no URI of a mirror", "write it as https://HOST/PATH or file:///PATH")
     return origin.rstrip("/") + "/"
 
 
@@ -337,8 +337,8 @@ def _take(apt: _Apt, package: Package, deliver: Deliver) -> str:
 
 def _problem(output: str) -> str:
     """The first error that apt printed, on one line."""
-    lines = [" ".join(line.split()) for line in output.splitlines()]
-    errors = [line[2:].strip() for line in lines if line.startswith("E:")]
-    more = [line for line in lines if "mismatch" in line.lower() or "unexpected size" in line]
-    chosen = [line for line in errors if line not in more][:1] + more[:1]
-    return "; ".join(chosen)[:400] or (lines[-1][:400] if lines else "no message")
+    lines = [re.sub(r"^[EW]: ", "", " ".join(line.split())) for line in output.splitlines()]
+    errors = [line for line, raw in zip(lines, output.splitlines(), strict=True) if raw.startswith("E:")]
+    # Not always first: what is wrong with a file, as opposed to that something is.
+    told = [line for line in lines if "mismatch" in line.lower() or "unexpected size" in line] or errors or lines[-1:]
+    return told[0][:400] if told else "no message"
