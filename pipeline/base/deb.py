@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 from pipeline.base.archives import open_data
 from pipeline.definitions import Base
 from pipeline.errors import HostError, NetworkError, SourceError, UsageError
-from pipeline.extract import extract_tar
+from pipeline.extract import READ, extract_tar
 from pipeline.lock import BaseLock, Package, Suite
 from pipeline.model import Digest, RootedPath, platform
 from pipeline.process import CommandFailed, find_program, run
@@ -143,7 +143,10 @@ def fetch(base: Base, packages: Iterable[Package], *, origin: str | None, work: 
 def unpack(package_file: Path, root: Path, what: str, drop: Iterable[str]) -> None:
     """Unpack one .deb below `root`; see `pipeline.base.Family.unpack`."""
     with package_file.open("rb") as file:
-        extract_tar(open_data(file, what), root, what=what, drop=drop)
+        stream = open_data(file, what)
+        extract_tar(stream, root, what=what, drop=drop)
+        while stream.read(READ):  # padding; only at its end a compressed stream tells that it is whole
+            pass
 
 
 def _lock_arch(
