@@ -35,7 +35,7 @@ def _reporting(debug: bool) -> Iterator[None]:
         sys.exit(Interrupted.exit_code)
 
 
-def _context(log_json: str = "", sources: Any = (), mirrors: Any = (), **options: Any) -> Any:
+def _context(log_json: str = "", sources: Any = None, mirrors: Any = None, **options: Any) -> Any:
     from pathlib import Path
 
     from pipeline.context import Context as Run
@@ -45,8 +45,8 @@ def _context(log_json: str = "", sources: Any = (), mirrors: Any = (), **options
 
     if not options["version"]:
         raise UsageError("which release? --version is missing", "list them with ./inv releases")
-    given = {k: Path(v).absolute() for k, v in parse_pairs(sources, "--source").items()}
-    chosen = Options(sources=given, mirrors=parse_pairs(mirrors, "--mirror"), **options)
+    given = {k: Path(v).absolute() for k, v in parse_pairs(sources or (), "--source").items()}
+    chosen = Options(sources=given, mirrors=parse_pairs(mirrors or (), "--mirror"), **options)
     return Run(chosen, Progress(events=open_events(log_json) if log_json else None))
 
 
@@ -72,9 +72,9 @@ def _context(log_json: str = "", sources: Any = (), mirrors: Any = (), **options
     },
 )
 def release(
-    c: Context, version: str = "", base: str = "", arch: Any = (), component: Any = (), action: Any = (), jobs: int = 0,
-    keep_going: bool = True, dry_run: bool = False, offline: bool = False, locked: bool = False, source: Any = (),
-    mirror: Any = (), log_json: str = "", json: bool = False, debug: bool = False,
+    c: Context, version: str = "", base: str = "", arch: Any = None, component: Any = None, action: Any = None, jobs: int = 0,
+    keep_going: bool = True, dry_run: bool = False, offline: bool = False, locked: bool = False, source: Any = None,
+    mirror: Any = None, log_json: str = "", json: bool = False, debug: bool = False,
 ) -> None:  # fmt: skip
     """Make a release: compile, check and pack every component for every architecture, into dist/VERSION."""
     from pipeline.release import release as make
@@ -83,8 +83,8 @@ def release(
     with _reporting(debug):
         started = time.monotonic()
         context = _context(
-            log_json, source, mirror, version=version, base=base or None, arches=tuple(arch), components=tuple(component),
-            actions=tuple(action), jobs=jobs, offline=offline, locked=locked, keep_going=keep_going, dry_run=dry_run,
+            log_json, source, mirror, version=version, base=base or None, arches=tuple(arch or ()), components=tuple(component or ()),
+            actions=tuple(action or ()), jobs=jobs, offline=offline, locked=locked, keep_going=keep_going, dry_run=dry_run,
         )  # fmt: skip
         say_summary(make(context), context, time.monotonic() - started, as_json=json)
 
@@ -103,13 +103,13 @@ def release(
     },
 )
 def lock(
-    c: Context, version: str = "", base: str = "", arch: Any = (), update: bool = False, source: Any = (), mirror: Any = (), debug: bool = False
+    c: Context, version: str = "", base: str = "", arch: Any = None, update: bool = False, source: Any = None, mirror: Any = None, debug: bool = False
 ) -> None:
     """Pin every input of a release by digest: write a missing lock; renew one only with --update."""
     from pipeline.locks import make_locks
 
     with _reporting(debug):
-        make_locks(_context("", source, mirror, version=version, base=base or None, arches=tuple(arch)), update=update)
+        make_locks(_context("", source, mirror, version=version, base=base or None, arches=tuple(arch or ())), update=update)
 
 
 @task(
@@ -118,14 +118,14 @@ def lock(
     help={"version": VERSION, "base": BASE, "arch": ARCH, "component": COMPONENT, "source": SOURCE, "mirror": MIRROR, "debug": DEBUG},
 )
 def fetch(
-    c: Context, version: str = "", base: str = "", arch: Any = (), component: Any = (), source: Any = (), mirror: Any = (), debug: bool = False
+    c: Context, version: str = "", base: str = "", arch: Any = None, component: Any = None, source: Any = None, mirror: Any = None, debug: bool = False
 ) -> None:
     """Bring every pin of a release into the store, so that `inv release --offline` needs no network."""
     from pipeline.locks import fetch_all
 
     with _reporting(debug):
         fetch_all(
-            _context("", source, mirror, version=version, base=base or None, arches=tuple(arch), components=tuple(component))
+            _context("", source, mirror, version=version, base=base or None, arches=tuple(arch or ()), components=tuple(component or ()))
         )
 
 

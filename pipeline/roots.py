@@ -81,7 +81,7 @@ class Roots:
                 with self.store.workspace() as work:
                     made = work / "root"
                     made.mkdir()
-                    assemble(root.base, root.recipe, root.packages, self._package, made, PLATFORMS[root.arch])
+                    assemble(root.base, root.recipe, root.packages, files=self._package, root=made, platform=PLATFORMS[root.arch])
                     digest = tree_digest(made)
                     made.rename(target)
                     write_atomically(stamp, str(digest).encode())
