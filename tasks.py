@@ -147,13 +147,25 @@ def test(c: Context, k: str = "", full: bool = False) -> None:
         sys.exit(run_tests(k, full=full))
 
 
-@task(positional=[], help={"component": "Component to time against plain `go build`.", "arch": "Architecture.", "version": VERSION, "base": BASE, "json": "Print as JSON."})
-def bench(c: Context, version: str = "v1.25.4+rfor1", base: str = "debian-13", component: str = "coredns", arch: str = "arm64", json: bool = False) -> None:
+@task(
+    positional=[],
+    iterable=["arch", "component"],
+    help={
+        "version": VERSION,
+        "base": BASE,
+        "component": "Component to compile; may be repeated (default coredns).",
+        "arch": "Architecture; may be repeated (default arm64).",
+        "json": "Print as JSON.",
+    },
+)
+def bench(
+    c: Context, version: str = "v1.25.4+rfor1", base: str = "debian-13", component: Any = None, arch: Any = None, json: bool = False
+) -> None:
     """Measure the pipeline against the plain tools, both in this run; prints ratios."""
     from pipeline.bench import run_bench
 
     with _reporting(debug=False):
-        run_bench(_context("", version=version, base=base, arches=(arch,), components=(component,)), as_json=json)
+        run_bench(_context("", version=version, base=base, arches=tuple(arch or ["arm64"]), components=tuple(component or ["coredns"])), as_json=json)
 
 
 _TASKS: list[Callable[..., Any]] = [release, lock, fetch, releases, test, bench]

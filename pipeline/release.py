@@ -34,7 +34,7 @@ def release(context: Context) -> Summary:
     scheduler = make_scheduler(context)
     if context.options.dry_run:
         return describe(graph, scheduler, context)
-    fetch_pending(graph, scheduler, context)
+    prepare_sources(graph, scheduler, context)
     result = scheduler.run(graph)
     changed = write_dist(context, graph, result) if whole else []
     refuse_failures(result, context)
@@ -57,19 +57,18 @@ def select(graph: Graph, actions: Sequence[str]) -> Graph:
     return graph.closure(list(actions)) if actions else graph
 
 
-def fetch_pending(graph: Graph, scheduler: Scheduler, context: Context) -> None:
-    """Bring the sources of everything that will run, before anything runs: a missing pin costs no build time."""
+def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> None:
+    """Have the sources of everything that will run, before anything runs: a missing pin costs no build time."""
     done = Result()
     scheduler.replay(graph, done)
     pending = {n.split("/")[1]: n for n in graph.order if n not in done.outputs}
-    for inputs in context.inputs.values():
-        inputs.fetch([u for u in context.units if u.name in pending])
-        break
     if pending:
+        anyone = next(iter(context.inputs.values()))  # modules do not depend on the base
+        anyone.fetch([u for u in context.units if u.name in pending])
         scheduler.executor.check()
         for arch, inputs in context.inputs.items():
             for role in inputs.roots.base.roots:
-                inputs.roots.fetch(inputs.roots.find(role, arch).packages)
+                inputs.roots.path(inputs.roots.find(role, arch))
 
 
 def describe(graph: Graph, scheduler: Scheduler, context: Context) -> Summary:

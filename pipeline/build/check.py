@@ -14,7 +14,7 @@ from pipeline.engine import code_digest
 from pipeline.errors import BuildError
 from pipeline.graph import Action, Ref, Work
 from pipeline.inputs import Inputs
-from pipeline.model import PLATFORMS
+from pipeline.model import CHUNK, PLATFORMS
 from pipeline.sandbox import INPUTS, Mount, Sandbox
 from pipeline.units import Unit
 
@@ -71,12 +71,10 @@ def check_action(unit: Unit, arch: str, release: str, base: str, inputs: Inputs)
 
 def _static_facts(name: str, path: Path, arch: str, inputs: Inputs, problems: list[str]) -> dict[str, Any]:
     """What the file itself shows."""
-    forbidden = [*SANDBOX_PATHS, str(inputs.store.root), str(inputs.checkout)]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        elf = read_elf(data, name)  # type: ignore[arg-type]
-        for text in forbidden:
-            if (at := data.find(text.encode())) >= 0:
-                problems.append(f"{name}: holds the build path {text!r} at offset {at}")
+        elf = read_elf(data, name)
+    for text, at in find_texts(path, [*SANDBOX_PATHS, str(inputs.store.root), str(inputs.checkout)]):
+        problems.append(f"{name}: holds the build path {text!r} at offset {at}")
     if elf.elf_class != "ELF64" or not elf.little_endian or elf.machine != PLATFORMS[arch].elf_machine:
         problems.append(f"{name}: expected a little-endian ELF64 file for machine {PLATFORMS[arch].elf_machine} (linux/{arch}); found {elf.elf_class}, machine {elf.machine}")
     if not elf.static:
@@ -85,6 +83,23 @@ def _static_facts(name: str, path: Path, arch: str, inputs: Inputs, problems: li
         problems.append(f"{name}: expected a stripped program; it has a symbol table")
     problems += [f"{name}: has a build id ({s})" for s in elf.sections if s in BUILD_IDS]
     return {"size": path.stat().st_size, "machine": elf.machine}
+
+
+def find_texts(path: Path, texts: list[str]) -> list[tuple[str, int]]:
+    """(text, offset) of the first occurrence of each of `texts` in a file, read in pieces: programs are large."""
+    wanted = {t: t.encode() for t in texts}
+    overlap = max(map(len, wanted.values())) - 1
+    found: dict[str, int] = {}
+    with path.open("rb", buffering=0) as file:
+        position, tail = 0, b""
+        while piece := file.read(CHUNK):
+            window = tail + piece
+            for text, needle in wanted.items():
+                if text not in found and (at := window.find(needle)) >= 0:
+                    found[text] = position - len(tail) + at
+            position += len(piece)
+            tail = window[-overlap:]
+    return sorted(found.items())
 
 
 def _build_info(

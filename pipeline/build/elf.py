@@ -1,5 +1,6 @@
 """Just enough of ELF to judge a compiled program (System V gABI, chapters 4 and 5). Reads bytes; no I/O."""
 
+import mmap
 import struct
 from dataclasses import dataclass
 
@@ -34,7 +35,11 @@ class Elf:
         return not self.interpreter and not self.needed
 
 
-def read_elf(data: bytes, name: str) -> Elf:
+Bytes = bytes | mmap.mmap
+"""A whole file, in memory or mapped."""
+
+
+def read_elf(data: Bytes, name: str) -> Elf:
     """Parse the headers of a little-endian ELF64 file; raises SourceError."""
     if data[:4] != b"\x7fELF" or len(data) < 64:
         raise SourceError(f"{name} is not an ELF file")
@@ -47,7 +52,7 @@ def read_elf(data: bytes, name: str) -> Elf:
         raise SourceError(f"{name}: malformed ELF file ({error})") from error
 
 
-def _read(data: bytes, elf_class: str) -> Elf:
+def _read(data: Bytes, elf_class: str) -> Elf:
     machine = struct.unpack_from("<H", data, 18)[0]
     phoff, shoff = struct.unpack_from("<QQ", data, 32)
     phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from("<HHHHH", data, 54)

@@ -64,7 +64,7 @@ def go_action(unit: Unit, arch: str, release: str, base: str, inputs: Inputs) ->
         parameters=parameters,
         run=run,
         memory=parse_size(unit.build.memory),
-        seconds=30.0 * len(unit.build.binaries),
+        seconds=0.6 * len(inputs.locked.lock.modules_of(unit.name)) + 3.0 * len(unit.build.binaries),
     )
 
 

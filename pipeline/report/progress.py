@@ -71,6 +71,7 @@ class Progress:
 
     def begin(self, estimates: dict[str, float], total: int) -> None:
         """Actions are about to run: `estimates` in seconds for each that has to, of `total` in the graph."""
+        self._said = time.monotonic()
         self._estimates, self._total, self._finished = dict(estimates), total, total - len(estimates)
         self.event("begin", total=total, cached=self._finished, estimate=round(self.remaining()))
         self.say(f"{len(estimates)} of {total} actions to run, about {duration(self.remaining())}")
