@@ -18,11 +18,10 @@ FILE, DIR, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfi
 
 
 def member(
-    name: str, kind: bytes = FILE, *, data: bytes = b"", link: str = "", mode: int = 0o644, **pax: str
+    name: str, kind: bytes = FILE, *, data: bytes = b"", link: str = "", mode: int = 0o644
 ) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode, info.size = kind, link, mode, len(data)
-    info.pax_headers = pax
     return info, data
 
 
@@ -132,7 +131,9 @@ def test_a_huge_extended_header_is_refused_before_it_is_read(root: Path) -> None
 
 def test_a_sparse_map_without_end_is_refused(root: Path) -> None:
     sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "10"}
-    whole = archive(member("f", data=b"9" * 512, **sparse)).getvalue()
+    info, data = member("f", data=b"9" * 512)
+    info.pax_headers = sparse
+    whole = archive((info, data)).getvalue()
     with pytest.raises(SourceError, match=r"does not end|not a readable"):
         extract_tar(io.BytesIO(whole[: whole.rindex(b"9") + 1]), root, what="evil.tar")
 

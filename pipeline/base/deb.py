@@ -257,7 +257,7 @@ def _find_mirror(base: Base, origin: str | None) -> str:
         origin = found[0]
     if not re.fullmatch(r"(https?://[^/]|file:/)[^\s'\"\[\]]*", origin):
         raise UsageError(f"{origin!r} is no URI of a mirror", "write it as https://HOST/PATH or file:///PATH")
-    return origin.rstrip("/") + "/"
+    return re.sub("^file:/+", "file:/", origin).rstrip("/") + "/"  # as apt itself writes it
 
 
 def _find_keyring(base: Base) -> Path:
