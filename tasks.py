@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from invoke import Collection, Context, task
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.tasks import task
 
 VERSION = "Release to work on, as vX.Y.Z+rforN; defined under releases/."
 BASE = "Use this base instead of the definition's, for all architectures (debian-13 is the stand-in that needs no openEuler mirror)."

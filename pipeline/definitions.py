@@ -13,11 +13,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import DefinitionError
-from pipeline.model import PLATFORMS, ReleaseVersion, RootedPath
+from pipeline.model import ReleaseVersion, RootedPath
 from pipeline.versions import Constraint, template_values
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Arch = Literal["amd64", "arm64", "riscv64"]
+Arch = Annotated[str, Field(pattern=r"^(amd64|arm64|riscv64)$")]
 GoVersion = Annotated[str, Field(pattern=r"^1\.[0-9]+(\.[0-9]+)?$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")]
 Inside = Annotated[str, Field(min_length=1)]

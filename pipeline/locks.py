@@ -31,8 +31,8 @@ def make_locks(context: Context, *, update: bool) -> None:
         arches = [a for a in context.arches if context.bases[a].name == base.name]
         after = resolve_base(base, arches, host_arch(), context.store, context.progress, origin=context.options.mirrors.get(base.name))
         write_base_lock(path, after, context.progress)
-        texts = [before.render().splitlines() if before else [], after.render().splitlines()]
-        for line in difflib.unified_diff(*texts, lineterm="", n=0):
+        old_lines = before.render().splitlines() if before else []
+        for line in difflib.unified_diff(old_lines, after.render().splitlines(), lineterm="", n=0):
             if line[0] in "+-" and not line.startswith(("+++", "---")):
                 context.progress.say(line)
 
