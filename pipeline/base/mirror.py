@@ -99,10 +99,10 @@ class Mirror:
 
         def attempt() -> None:
             with part.open("ab") as file:
-                if file.tell() >= most:
-                    file.truncate(0)
-                with self._open(path, start=file.tell()) as (start, parts):
+                have = file.tell() if file.tell() < most else 0
+                with self._open(path, start=have) as (start, parts):
                     file.truncate(start)
+                    file.seek(start)
                     for chunk in parts:
                         if file.tell() + len(chunk) > most:
                             file.truncate(0)

@@ -16,6 +16,8 @@ from pipeline.errors import SourceError
 
 MAX_SIGNATURES = 8
 """Signatures looked at in one place: a few keys may sign during a change of keys, hundreds are an attack."""
+WEAK = ("MD5", "SHA1", "RipeMD")
+"""Hash algorithms with practical collisions, as Sequoia names them."""
 _ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 
 
@@ -70,18 +72,29 @@ class Keyring:
         packets = (p for cert in self.certs for p in PacketPile.from_bytes(bytes(cert)))
         return frozenset(p.key_id for p in packets if p.key_id)
 
+    @cached_property
+    def _weak(self) -> bool:
+        """Whether a certificate is held together by nothing better than SHA-1: Sequoia then trusts none of its keys."""
+        piles = (PacketPile.from_bytes(bytes(cert)) for cert in self.certs)
+        return any(all(_algorithm(p) in WEAK for p in pile if p.tag == Tag.Signature) for pile in piles)
+
     def _explain(self, packet: Packet, error: Exception | None) -> str:
         issuer = (packet.issuer_key_id or "").lower() or (packet.issuer_fingerprint or "unknown").lower()[-16:]
-        algorithm = str(packet.hash_algorithm).rpartition(".")[2]
         if issuer not in self._key_ids:
             names = ", ".join(c.fingerprint.upper() for c in self.certs)
             return f"made by key {issuer.upper()}, which is not a key of {names}"
         if packet.signature_version == 3:
             return f"key {issuer.upper()} made it in OpenPGP version 3, which no longer counts as a signature"
-        if algorithm in ("SHA1", "MD5", "RipeMD"):
-            return f"key {issuer.upper()} made it with {algorithm}, which no longer counts as a signature"
+        if _algorithm(packet) in WEAK:
+            return f"key {issuer.upper()} made it with {_algorithm(packet)}, which no longer counts as a signature"
+        if self._weak:
+            return f"key {issuer.upper()} is bound to its certificate with SHA1 or MD5 only, which no longer counts"
         reason = f" ({_first_line(error)})" if error else ""
         return f"key {issuer.upper()} did not sign these bytes, or was not valid when it did{reason}"
+
+
+def _algorithm(packet: Packet) -> str:
+    return str(packet.hash_algorithm).rpartition(".")[2]
 
 
 def _signatures(data: bytes, what: str) -> list[Packet]:

@@ -17,11 +17,11 @@ from typing import IO, cast
 from pipeline.base.archives import Decompressed
 from pipeline.base.mirror import Mirror
 from pipeline.base.rpmfile import decoder
-from pipeline.definitions import Arch, Base
+from pipeline.definitions import Base
 from pipeline.errors import SourceError
 from pipeline.extract import MAX_BYTES, extract_tar
 from pipeline.lock import Package
-from pipeline.model import Digest, RootedPath
+from pipeline.model import CHUNK, Digest, RootedPath
 
 ROLE = "rootfs"
 """In a lock: the archive is not part of a root by itself, images may start from it."""
@@ -39,7 +39,7 @@ def lock(base: Base, arch: str, mirror: Mirror, work: Path) -> Package:
 
     Raises NetworkError; SourceError if the sum file is malformed or names another digest.
     """
-    path = RootedPath.parse(base.rootfs[cast(Arch, arch)]).relative
+    path = RootedPath.parse(base.rootfs[arch]).relative
     name = PurePosixPath(path).name
     text = mirror.read(f"{path}.sha256sum", limit=MAX_SUMS).decode("utf-8", "replace")
     match = re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(\S+)\s*", text)
@@ -50,9 +50,7 @@ def lock(base: Base, arch: str, mirror: Mirror, work: Path) -> Package:
     return Package(ROLE, arch, ROLE, base.name, path, size, digest)
 
 
-def unpack_rootfs(
-    archive: Path, root: Path, what: str, drop: Iterable[str] = (), *, max_bytes: int = MAX_BYTES
-) -> int:
+def unpack_rootfs(archive: Path, root: Path, what: str, drop: Iterable[str] = (), *, max_bytes: int = MAX_BYTES) -> int:
     """Unpack the one layer of a docker-save archive below `root`; returns the bytes written.
 
     /dev, set-id bits and owners are dropped. `drop` are the patterns of `pipeline.extract.dropper`. Raises
@@ -73,6 +71,8 @@ def _open(archive: Path, what: str, max_bytes: int) -> Iterator[tarfile.TarFile]
         stream = Decompressed(file, decoder("xz", what), what, 2 * max_bytes)
         with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as tar:
             yield tar
+        while stream.read(CHUNK):  # to its end, which checks that nothing is cut off or follows
+            pass
 
 
 def _only_layer(archive: Path, what: str, max_bytes: int) -> str:

@@ -8,7 +8,6 @@ metadata by SHA-256, which pins each package; and each package is signed itself,
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
 from pipeline.base import Deliver, rootfs
 from pipeline.base.mirror import Mirror
@@ -16,7 +15,7 @@ from pipeline.base.openpgp import Keyring
 from pipeline.base.repodata import Repository, read_keys, read_repository
 from pipeline.base.resolve import Resolver, Unresolvable
 from pipeline.base.rpmfile import LEAD, check_signature, read_rpm, unpack_rpm
-from pipeline.definitions import Arch, Base, RootRecipe
+from pipeline.definitions import Base, RootRecipe
 from pipeline.errors import DefinitionError, NetworkError, PipelineError, SourceError
 from pipeline.lock import BaseLock, Package, Suite
 from pipeline.model import RootedPath, platform
@@ -34,34 +33,34 @@ def lock(base: Base, arches: Sequence[str], host: str, *, origin: str | None, wo
     """
     _refuse_unsupported(base, arches, host)
     wanted: dict[str, list[tuple[str, RootRecipe]]] = {}
-    for role, recipe in base.roots.items():
-        for arch in (host,) if recipe.per == "host" else arches:
-            wanted.setdefault(arch, []).append((role, recipe))
+    for role, root in base.roots.items():
+        for arch in (host,) if root.per == "host" else arches:
+            wanted.setdefault(arch, []).append((role, root))
     packages: list[Package] = []
     suites: list[Suite] = []
     missing: list[tuple[str, str]] = []
     with _mirror(base, origin) as mirror:
         for arch, roots in sorted(wanted.items()):
+            repositories = _repositories(base, arch, mirror)
+            resolver = Resolver(repositories, mirror, platform(arch).rpm_arch, work / arch)
             try:
-                repositories = _repositories(base, arch, mirror)
-                resolver = Resolver(repositories, mirror, platform(arch).rpm_arch, work / arch)
-                for name, asked in roots:
-                    packages += resolver.resolve(name, arch, asked.packages)
-                if arch in base.rootfs:
-                    packages.append(rootfs.lock(base, arch, mirror, work))
-            except Unresolvable as error:
+                resolved = [p for name, recipe in roots for p in resolver.resolve(name, arch, recipe.packages)]
+            except (Unresolvable, DefinitionError) as error:
                 if arch == host:
                     raise
-                packages = [p for p in packages if p.arch != arch]
                 missing.append((arch, error.reason))
                 continue
+            packages += resolved
+            if arch in base.rootfs:
+                packages.append(rootfs.lock(base, arch, mirror, work))
             suites += [Suite(arch, r.name, r.date, r.digest) for r in repositories]
     return BaseLock(base.name, tuple(sorted(packages)), tuple(sorted(suites)), tuple(missing))
 
 
 def fetch(base: Base, packages: Iterable[Package], *, origin: str | None, work: Path, deliver: Deliver) -> None:
     """Download packages and check size, digest and signature of each before it is delivered; see `Family.fetch`."""
-    wanted = list(dict.fromkeys(packages))
+    # The same file may be in several roots.
+    wanted = list({(p.digest, p.root == rootfs.ROLE): p for p in packages}.values())
     problems: list[PipelineError] = []
     with _mirror(base, origin) as mirror:
         keys = {arch: _keys(base, arch, mirror) for arch in sorted({p.arch for p in wanted})}
@@ -127,7 +126,7 @@ def _keys(base: Base, arch: str, mirror: Mirror) -> Keyring:
 def _repositories(base: Base, arch: str, mirror: Mirror) -> list[Repository]:
     keys = _keys(base, arch, mirror)
     rpm_arch = platform(arch).rpm_arch
-    names = base.suites[cast(Arch, arch)]
+    names = base.suites[arch]
     return [read_repository(mirror, name, f"{RootedPath.parse(name)}/{rpm_arch}", keys) for name in names]
 
 

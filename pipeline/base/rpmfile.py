@@ -34,7 +34,7 @@ MAX_STORE = 64 << 20
 
 # Tags, https://rpm-software-management.github.io/rpm/manual/tags.html; the first group is in the signature header.
 DSA_HEADER, RSA_HEADER, SHA256_HEADER, LONG_SIZE, SIZE = 267, 268, 273, 270, 1000
-REGIONS = {"signature header": 62, "main header": 63}
+REGION = 63
 NAME, VERSION, RELEASE, EPOCH, ARCH = 1000, 1001, 1002, 1003, 1022
 PAYLOAD_FORMAT, PAYLOAD_COMPRESSOR, PAYLOAD_DIGEST, PAYLOAD_DIGEST_ALGORITHM = 1124, 1125, 5092, 5093
 INT32, INT64, STRING, BINARY, STRINGS = 4, 5, 6, 7, 8
@@ -155,6 +155,7 @@ def _read(file: BufferedReader) -> Rpm:
     file.seek(-file.tell() % 8, io.SEEK_CUR)
     start = file.tell()
     header = _read_header(file, "main header")
+    _check_region(header)
     payload = file.tell()
     for tag in (SIZE, LONG_SIZE):
         if (size := signature.number(tag)) is not None and size != end - start:
@@ -199,17 +200,15 @@ def _read_header(file: BufferedReader, kind: str) -> Header:
         if not 0 <= offset <= length or count > length:
             raise ValueError(f"tag {tag} of the {kind} lies outside of it")
         index[tag] = (form, offset, count)
-    _check_region(store, index, entries, kind)
     return Header(intro + raw, store, index)
 
 
-def _check_region(store: bytes, index: dict[int, tuple[int, int, int]], entries: int, kind: str) -> None:
-    """The region tag says which entries are immutable; anything outside of it would be somebody's later addition."""
-    form, offset, count = index.get(REGIONS[kind], (0, 0, 0))
-    trailer = store[offset : offset + 16]
+def _check_region(header: Header) -> None:
+    """The region says which entries the signer's rpm wrote; anything outside of it is somebody's later addition."""
+    form, offset, count = header.index.get(REGION, (0, 0, 0))
+    trailer = header.store[offset : offset + 16]
     if (form, count, len(trailer)) != (BINARY, 16, 16):
-        raise ValueError(f"the {kind} has no region")
+        raise ValueError("the main header has no region")
     tag, _, covered, _ = struct.unpack(">IIiI", trailer)
-    whole = covered == -16 * entries and (kind != "main header" or offset + 16 == len(store))
-    if tag != REGIONS[kind] or not whole:
-        raise ValueError(f"the {kind} has entries outside of its region")
+    if (tag, covered, offset + 16) != (REGION, -16 * len(header.index), len(header.store)):
+        raise ValueError("the main header has entries outside of its region")
