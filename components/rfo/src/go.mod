@@ -1,0 +1,3 @@
+module github.com/rfolabs/rfo
+
+go 1.26.0
