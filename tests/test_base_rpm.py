@@ -448,6 +448,23 @@ def test_refuses_a_plain_http_origin_in_a_definition(world: World, tmp_path: Pat
         rpm.lock(base, ["amd64"], "amd64", origin=None, work=tmp_path)
 
 
+def test_damaged_signatures_are_refused_with_a_reason(world: World, tmp_path: Path) -> None:
+    """Sequoia raises for algorithms that it does not know, also when it is only asked for their name."""
+    keys = Keyring.load(world.key.public(), (world.key.fingerprint,), "key")
+    with world.packages()["tool"].open("rb") as file:
+        package = read_rpm(file, "tool")
+    for position in range(len(package.signatures[0])):
+        damaged = bytearray(package.signatures[0])
+        damaged[position] ^= 0x85
+        try:
+            keys.verify(package.header.raw, bytes(damaged), "tool")
+        except SourceError as error:
+            assert "\n" not in error.reason, "no stack trace reaches a user"
+        else:
+            # Only the part of a signature that is not signed itself (a hint at its issuer) may change.
+            assert position > 40
+
+
 def test_says_that_a_key_is_too_weak() -> None:
     home = Path(tempfile.mkdtemp(prefix="gpg"))
     try:
@@ -556,6 +573,7 @@ END = member("TRAILER!!!", 0)
         (b"07070X" + bytes(200), "over 4 GiB"),
         (b"070701" + b"zz" * 52 + bytes(9), "malformed cpio header"),
         (member("a" * 5000, FILE) + END, "name has 5001 bytes"),
+        (member("a" * 256, FILE) + END, "more than 255 bytes"),
     ],
 )
 def test_refuses_a_cpio_archive(tmp_path: Path, archive: bytes, message: str) -> None:

@@ -32,6 +32,8 @@ MAGICS = (b"070701", b"070702")
 TRAILER = "TRAILER!!!"
 MAX_NAME = 4096
 """Bytes of a name or link target: Linux's own limit for paths."""
+MAX_COMPONENT = 255
+"""Bytes of one component of a path, the limit of every file system that Linux builds on."""
 
 
 def extract_cpio(
@@ -140,6 +142,8 @@ class _Unpacker:
             path = RootedPath.parse(name)
         except SourceError as error:
             raise SourceError(f"{self._what}: {error.reason}") from error
+        if any(len(os.fsencode(part)) > MAX_COMPONENT for part in path.relative.split("/")):
+            raise SourceError(f"{self._what}: a file name of more than {MAX_COMPONENT} bytes")
         if path.relative in self._names:
             raise SourceError(f"{self._what}: {path} is in the archive twice")
         self._names.add(path.relative)

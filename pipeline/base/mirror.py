@@ -86,7 +86,7 @@ class Mirror:
     def download(self, path: str, target: Path, *, digest: Digest, limit: int, size: int | None = None) -> int:
         """Save the file at `path` as `target`, its digest checked; returns its size in bytes.
 
-        `size` is its exact size if known, else it has at most `limit` bytes. What an interrupted call left in
+        `size` is its exact size if known; it has at most `limit` bytes. What an interrupted call left in
         `target`.part is continued, and a `target` with the right content is kept. Raises NotServed, NetworkError;
         SourceError if the content is another.
         """
@@ -95,7 +95,7 @@ class Mirror:
         part = target.with_name(target.name + ".part")
         continued = part.exists()
         part.parent.mkdir(parents=True, exist_ok=True)
-        most = limit if size is None else size
+        most = limit if size is None else min(size, limit)
 
         def attempt() -> None:
             with part.open("ab") as file:

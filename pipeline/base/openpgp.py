@@ -58,12 +58,12 @@ class Keyring:
             try:
                 result = verify(bytes=data, store=lambda _: list(self.certs), signature=Sig.from_bytes(bytes(packet)))
             except Exception as error:
-                refused.append(self._explain(packet, error))
+                refused.append(self._say_why(packet, error))
                 continue
             for valid in result.valid_sigs:
                 if any(valid.certificate == cert.fingerprint for cert in self.certs):
                     return str(valid.certificate).upper()
-            refused.append(self._explain(packet, None))
+            refused.append(self._say_why(packet, None))
         raise SourceError(f"{what}: the signature is refused: {'; '.join(refused) or 'the file holds no signature'}")
 
     @cached_property
@@ -78,6 +78,13 @@ class Keyring:
         piles = (PacketPile.from_bytes(bytes(cert)) for cert in self.certs)
         return any(all(_algorithm(p) in WEAK for p in pile if p.tag == Tag.Signature) for pile in piles)
 
+    def _say_why(self, packet: Packet, error: Exception | None) -> str:
+        """The explanation, or that there is none: Sequoia's getters raise for algorithms that it does not know."""
+        try:
+            return self._explain(packet, error)
+        except Exception as another:
+            return f"it cannot be read ({_first_line(error or another)})"
+
     def _explain(self, packet: Packet, error: Exception | None) -> str:
         issuer = (packet.issuer_key_id or "").lower() or (packet.issuer_fingerprint or "unknown").lower()[-16:]
         if issuer not in self._key_ids:
@@ -89,12 +96,18 @@ class Keyring:
             return f"key {issuer.upper()} made it with {_algorithm(packet)}, which no longer counts as a signature"
         if self._weak:
             return f"key {issuer.upper()} is bound to its certificate with SHA1 or MD5 only, which no longer counts"
-        reason = f" ({_first_line(error)})" if error else ""
-        return f"key {issuer.upper()} did not sign these bytes, or was not valid when it did{reason}"
+        reason = f"; {_first_line(error)}" if error else ""
+        return (
+            f"key {issuer.upper()} did not sign these bytes, or was not valid when it did "
+            f"(hash: {_algorithm(packet)}{reason})"
+        )
 
 
 def _algorithm(packet: Packet) -> str:
-    return str(packet.hash_algorithm).rpartition(".")[2]
+    try:
+        return str(packet.hash_algorithm).rpartition(".")[2]
+    except Exception:  # Sequoia does not know it (SM3, say)
+        return "unknown"
 
 
 def _signatures(data: bytes, what: str) -> list[Packet]:

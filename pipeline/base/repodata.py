@@ -81,7 +81,7 @@ def read_repository(mirror: Mirror, name: str, path: str, keys: Keyring) -> Repo
     check_xml(data, where)
     try:
         return _parse_repomd(data, name, path)
-    except (ET.ParseError, ValueError, KeyError) as error:
+    except (ET.ParseError, ValueError, KeyError, OverflowError) as error:
         raise SourceError(f"{where}: malformed ({error})") from error
     except SourceError as error:
         raise SourceError(f"{where}: {error.reason}") from error
