@@ -175,15 +175,22 @@ class Context:
                 )  # fmt: skip
                 by_base[base.name] = Inputs(self.checkout, self.store, sources, roots, self.go, self.release.epoch)
         found = {a: by_base[self.bases[a].name] for a in self.arches}
-        return {a: i for a, i in found.items() if i.roots.supports(a)}
+        return {a: i for a, i in found.items() if a not in self.unavailable}
 
-    def unavailable(self) -> Mapping[str, str]:
-        """Architectures whose base could not be locked, with the reason."""
-        return {
-            a: dict(self.base_locks[self.bases[a].name].missing).get(a, f"the lock of base {self.bases[a].name} lacks it")
-            for a in self.arches
-            if a not in self.inputs
-        }
+    @cached_property
+    def unavailable(self) -> dict[str, str]:
+        """Architectures that cannot be built here, with the reason; the others are built all the same."""
+        reasons = {}
+        for arch in self.arches:
+            base = self.bases[arch]
+            lock = self.base_locks[base.name]
+            if not all(lock.root(n, arch) for n, r in base.roots.items() if r.per == "target"):
+                reasons[arch] = dict(lock.missing).get(arch, f"the lock of base {base.name} lacks it")
+            elif arch not in base.compilers and any(u.build.uses_cgo(arch) for u in self.units if arch in u.arches):
+                reasons[arch] = f"base {base.name} names no C compiler for it on this host"
+            elif arch != host_arch() and "emulator" not in base.roots:
+                reasons[arch] = f"base {base.name} has no emulator to run its programs with on a {host_arch()} host"
+        return reasons
 
 
 def parse_pairs(values: Sequence[str], flag: str) -> dict[str, str]:

@@ -248,7 +248,7 @@ class Base(Strict):
     keys: tuple[Annotated[str, Field(pattern=r"^[0-9A-F]{40}$")], ...] = Field(min_length=1)
     """Fingerprints of the OpenPGP keys that may sign metadata and packages."""
     key_file: str = ""
-    """rpm: where the repository serves its key, relative to `origin`; it is used only if its fingerprint is in `keys`."""
+    """rpm: where the repository serves its key, relative to `origin` (`{rpm_arch}` may stand in it); it is used only if its fingerprint is in `keys`."""
     suites: dict[Arch, tuple[str, ...]]
     """deb: suites per architecture, the first that resolves is taken. rpm: repositories, all of them are used."""
     rootfs: dict[Arch, str] = {}

@@ -45,6 +45,6 @@ def fetch_all(context: Context) -> None:
     for arch, inputs in context.inputs.items():
         for role in inputs.roots.base.roots:
             inputs.roots.path(inputs.roots.find(role, arch))
-    if lost := context.unavailable():
+    if lost := context.unavailable:
         raise NetworkError("\n  ".join(f"linux/{a}: {reason}" for a, reason in lost.items()))
     context.progress.say(f"every pin of {context.options.version} for {', '.join(context.arches)} is in {context.store.root}")

@@ -24,6 +24,8 @@ class Summary:
     """Where the files stand; None if the run made none."""
     changed: tuple[str, ...] = ()
     """Files of dist that were written."""
+    binaries: tuple[tuple[str, Path], ...] = ()
+    """Of a run that writes no dist: what was compiled, `component/architecture/name`, and where it stands."""
 
 
 def release(context: Context) -> Summary:
@@ -39,7 +41,13 @@ def release(context: Context) -> Summary:
     changed = write_dist(context, graph, result) if whole else []
     refuse_failures(result, context)
     if not whole:
-        return Summary(len(result.ran), len(result.outputs) - len(result.ran), None)
+        made = [
+            (f"{action.partition('/')[2]}/{name}", context.store.blob(output.digest))
+            for action, outputs in sorted(result.outputs.items())
+            for name, output in sorted(outputs.items())
+            if action.startswith("build/")
+        ]
+        return Summary(len(result.ran), len(result.outputs) - len(result.ran), None, binaries=tuple(made))
     return Summary(len(result.ran), len(result.outputs) - len(result.ran), context.dist, tuple(changed))
 
 
@@ -84,7 +92,7 @@ def describe(graph: Graph, scheduler: Scheduler, context: Context) -> Summary:
 
 def refuse_failures(result: Result, context: Context) -> None:
     """Raise one BuildError that lists every failure with its log and the command that repeats it."""
-    lost = context.unavailable()
+    lost = context.unavailable
     if not result.failures and not lost:
         return
     lines = []

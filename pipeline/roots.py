@@ -63,10 +63,6 @@ class Roots:
             raise DefinitionError(f"the lock of base {self.base.name} has no {role} for {owner}", f"./inv lock --base {self.base.name} --update")
         return Root(self.base, role, owner, recipe, packages)
 
-    def supports(self, arch: str) -> bool:
-        """Whether every target root is locked for this architecture."""
-        return all(self.lock.root(n, arch) for n, r in self.base.roots.items() if r.per == "target")
-
     def path(self, root: Root) -> Path:
         """The assembled root on disk, fetched, made or mended if need be; checked once per process."""
         if root.key in self._ready:

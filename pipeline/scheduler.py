@@ -142,6 +142,10 @@ class Scheduler:
         need = int(last.peak * MARGIN) if last and last.peak else action.memory
         return min(need, self.memory)
 
+    def share_of(self, action: Action) -> int:
+        """Bytes an action may plan with: never more than all jobs together may take, never less than it declares."""
+        return max(action.memory, self.memory // self.jobs)
+
     def _skip(self, graph: Graph, waiting: set[str], result: Result) -> None:
         lost = {f.name: f.name for f in result.failures} | result.skipped
         for name in [n for n in graph.order if n in waiting]:
@@ -170,7 +174,7 @@ class Scheduler:
             inputs = self._inputs(parts["inputs"], action)
             started = time.monotonic()
             with self.store.workspace() as folder, (folder / "log").open("w+b") as log:
-                work = Work(action.name, inputs, folder, log, self.executor, self.cancel, self.memory_of(action))
+                work = Work(action.name, inputs, folder, log, self.executor, self.cancel, self.share_of(action))
                 try:
                     action.run(work)
                     log.flush()

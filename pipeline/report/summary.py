@@ -14,9 +14,11 @@ def say_summary(summary: "Summary", context: "Context", seconds: float, *, as_js
     """The end of `inv release`."""
     if as_json:
         facts = {"version": context.options.version, "ran": summary.ran, "cached": summary.cached, "seconds": round(seconds, 2)}
-        print(json.dumps({**facts, "dist": str(summary.dist) if summary.dist else None, "changed": list(summary.changed)}, indent=2))
+        print(json.dumps({**facts, "dist": str(summary.dist) if summary.dist else None, "changed": list(summary.changed), "binaries": {n: str(p) for n, p in summary.binaries}}, indent=2))
         return
     context.progress.say(f"{summary.ran} actions ran, {summary.cached} were in the store; {duration(seconds)}")
+    for name, path in summary.binaries:
+        context.progress.say(f"  {size(path.stat().st_size):>10}  {name:<40} {path}")
     if summary.dist is None:
         return
     where = summary.dist.relative_to(context.checkout)
