@@ -34,7 +34,7 @@ class Root:
             "recipe": self.recipe.model_dump(mode="json"),
             "family": self.base.family,
             "arch": self.arch,
-            "code": str(code_digest("base", "extract.py")),
+            "code": str(code_digest("base/archives.py", "base/assemble.py", "base/cpio.py", "base/rpmfile.py", "extract.py")),
         }
         return Digest.of_bytes(canonical(parts))
 

@@ -6,8 +6,10 @@ debian-binary, control.tar and data.tar in this order, and nothing after them.
 
 import io
 import lzma
+import sys
 import zlib
 from collections.abc import Callable
+from importlib import import_module
 from typing import IO, Protocol
 
 from pipeline.errors import SourceError
@@ -20,19 +22,23 @@ INPUT = 1 << 18
 """Compressed bytes given to a decompressor at a time."""
 
 
-class _Decoder(Protocol):
-    """What lzma, backports.zstd and the gzip adapter below have in common."""
+class Decoder(Protocol):
+    """What lzma, zstd and the gzip adapter below have in common: the interface of `lzma.LZMADecompressor`."""
 
     @property
-    def eof(self) -> bool: ...
+    def eof(self) -> bool:
+        """The end of the stream was seen."""
     @property
-    def needs_input(self) -> bool: ...
+    def needs_input(self) -> bool:
+        """Nothing more comes out until more is put in."""
     @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    def unused_data(self) -> bytes:
+        """What follows the end of the stream."""
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most `max_length` plain bytes."""
 
 
-class _Gzip:
+class Gzip:
     """zlib with the interface of the other decompressors."""
 
     def __init__(self) -> None:
@@ -40,31 +46,35 @@ class _Gzip:
 
     @property
     def eof(self) -> bool:
+        """The end of the stream was seen."""
         return self._zlib.eof
 
     @property
     def needs_input(self) -> bool:
+        """Nothing more comes out until more is put in."""
         return not self._zlib.unconsumed_tail
 
     @property
     def unused_data(self) -> bytes:
+        """What follows the end of the stream."""
         return self._zlib.unused_data
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most `max_length` plain bytes."""
         return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
 
 
-def _zstd() -> _Decoder:
-    from backports.zstd import DecompressionParameter, ZstdDecompressor  # noqa: PLC0415 - rare in Debian
-
-    decoder: _Decoder = ZstdDecompressor(options={DecompressionParameter.window_log_max: 27})  # 128 MiB
+def open_zstd() -> Decoder:
+    """A zstd decoder whose window, and so its memory, is bounded."""
+    zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    decoder: Decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})  # 128 MiB
     return decoder
 
 
-_DECODERS: dict[str, Callable[[], _Decoder]] = {
+_DECODERS: dict[str, Callable[[], Decoder]] = {
     "data.tar.xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DECODER_MEMORY),
-    "data.tar.zst": _zstd,
-    "data.tar.gz": _Gzip,
+    "data.tar.zst": open_zstd,
+    "data.tar.gz": Gzip,
 }
 
 
@@ -74,7 +84,7 @@ class Decompressed:
     Raises SourceError when the stream is damaged, ends early, yields more than `max_bytes`, or more data follows it.
     """
 
-    def __init__(self, stream: Readable, decoder: _Decoder, what: str, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, stream: Readable, decoder: Decoder, what: str, max_bytes: int = MAX_BYTES) -> None:
         self._stream, self._decoder, self._what, self._left = stream, decoder, what, max_bytes
 
     def read(self, size: int, /) -> bytes:

@@ -75,7 +75,7 @@ def tree_digest(root: Path) -> Digest:
                 elif stat.S_ISDIR(status.st_mode):
                     fields = ["directory", mode, path, ""]
                 elif stat.S_ISLNK(status.st_mode):
-                    fields = ["link", "", path, os.readlink(root / path)]  # noqa: PTH115 - the text as it is
+                    fields = ["link", "", path, os.readlink(root / path)]
                 else:
                     raise StoreError(f"{root / path} is neither file, directory nor link")
                 total.update(b"".join(os.fsencode(f) + b"\0" for f in fields))  # no field can hold a NUL
@@ -166,7 +166,7 @@ def _identical(one: Path, other: Path) -> bool:
     if first.st_mode != second.st_mode:
         return False
     if stat.S_ISLNK(first.st_mode):
-        return os.readlink(one) == os.readlink(other)  # noqa: PTH115 - the text as it is
+        return os.readlink(one) == os.readlink(other)
     return first.st_size == second.st_size and Digest.of_file(one) == Digest.of_file(other)
 
 

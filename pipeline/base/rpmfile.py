@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from pipeline.base.archives import MAX_DECODER_MEMORY, Decompressed
-from pipeline.base.archives import _Decoder as Decoder
-from pipeline.base.archives import _Gzip as GzipDecoder
-from pipeline.base.archives import _zstd as zstd_decoder
+from pipeline.base.archives import MAX_DECODER_MEMORY, Decoder, Decompressed, Gzip, open_zstd
 from pipeline.base.cpio import extract_cpio
 from pipeline.base.openpgp import Keyring
 from pipeline.errors import SourceError
@@ -135,9 +132,9 @@ def decoder(compressor: str, what: str) -> Decoder:
         case "xz":
             return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DECODER_MEMORY)
         case "zstd":
-            return zstd_decoder()
+            return open_zstd()
         case "gzip":
-            return GzipDecoder()
+            return Gzip()
         case "bzip2":
             return bz2.BZ2Decompressor()
     raise SourceError(f"{what}: compressed as {compressor!r}: expected xz, zstd, gzip or bzip2")
