@@ -139,8 +139,8 @@ func help(env Env, args []string) int {
 
 const versionHelp = `Usage: rfo version
 
-Prints "rfo version VERSION (GO, OS/ARCH)", and a second line "base NAME" if the release was made on another base than
-its definition names. A build that no release stamped calls itself "dev".
+Prints "rfo version VERSION (GO, OS/ARCH)" and, in a second line, "base NAME": the operating system content that the
+release was made on. A build that no release stamped calls itself "dev" and names no base.
 `
 
 func printVersion(env Env, args []string) int {
