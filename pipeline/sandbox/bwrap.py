@@ -2,14 +2,17 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import resource
 import select
 import shlex
 import shutil
+import signal
 import subprocess
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +21,20 @@ from pipeline.sandbox import ENVIRONMENT, INPUTS, Sandbox, Usage
 
 POLL = 1.0
 """Seconds between looks at a running sandbox's memory and time; its end is noticed at once."""
+FIRST_POLL = 0.02
+"""Seconds until the first look; it grows to POLL, so that short commands are measured too."""
+LINGER = 30.0
+"""Seconds that the kernel gets to end killed processes."""
+MAX_LOG = 256 << 20
+"""Bytes that a command may print: one that prints for ever must not fill the disk."""
+HIDDEN_FOLDERS = ("acpi", "asound", "dynamic_debug", "fs", "pressure", "scsi", "sys")
+HIDDEN_FILES = ("kcore", "keys", "kmsg", "latency_stats", "mtrr", "sched_debug", "sysrq-trigger", "timer_list")
+"""Of /proc: they show or change the host. Root on the host owns them inside a user namespace too, so that a build
+started by root could write /proc/sys/kernel/core_pattern and with it run a program outside."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
+THREADS = 16
+"""Threads per process that the kernel's limit allows for: it counts them all."""
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Bwrap:
@@ -32,7 +48,13 @@ class Bwrap:
     def check(self) -> None:
         """Start an empty sandbox; what the kernel refuses is explained with its remedies."""
         probe = [self.program, "--unshare-user", "--unshare-all", "--ro-bind", "/", "/", "--", "/bin/sh", "-c", ":"]
-        done = subprocess.run(probe, capture_output=True, text=True, check=False, env={"PATH": os.defpath})
+        try:
+            done = subprocess.run(probe, capture_output=True, text=True, check=False, env={"PATH": os.defpath})
+        except OSError as error:
+            raise HostError(
+                f"{self.program} cannot be run: {error.strerror}",
+                "delete .venv and run `./inv` again, or install bubblewrap",
+            ) from error
         if done.returncode:
             raise HostError(
                 f"this host does not let bubblewrap make a sandbox: {done.stderr.strip()[:300]}",
@@ -43,58 +65,92 @@ class Bwrap:
             )
 
     def run(self, sandbox: Sandbox, log: IO[bytes], cancel: threading.Event) -> Usage:
-        """Run to the end; memory and time are watched from outside, since limits on them cannot be inherited."""
-        command = [self.program, *arguments(sandbox)]
-        log.write(f"$ {shlex.join(command)}\n".encode())
+        """Run to the end; memory and time are watched from outside, since limits on them cannot be inherited.
+
+        When it returns, no process of the sandbox is left that could still write to /out.
+        """
+        log.write(f"$ {shlex.join([self.program, *arguments(sandbox)])}\n".encode())
         log.flush()
         started = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={},
-            umask=0o022,
-            start_new_session=True,
-        )
-        for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NPROC, sandbox.processes)):
-            with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
-                resource.prlimit(process.pid, limit, (value, value))
-        peak, stopped = 0, ""
+        process, init = self._start(sandbox, log)
+        seen, peak, cpu, stopped = Sample(), 0, 0.0, ""
         ended = os.pidfd_open(process.pid)
-        while True:
-            pid, status, used = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            memory = _tree_memory(process.pid)
-            peak = max(peak, memory)
-            if cancel.is_set():
-                stopped = "interrupted"
-            elif time.monotonic() - started > sandbox.timeout:
-                stopped = f"still running after {sandbox.timeout:.0f} s"
-            elif sandbox.memory and memory > sandbox.memory:
-                stopped = f"its processes took {memory >> 20} MiB of memory; the limit is {sandbox.memory >> 20} MiB"
-            if stopped:
-                process.kill()
-                _, status, used = os.wait4(process.pid, 0)
-                break
-            select.select([ended], [], [], POLL)
-        os.close(ended)
+        try:
+            while True:
+                pid, status, used = os.wait4(process.pid, os.WNOHANG)
+                if pid:
+                    break
+                seen = sample(process.pid)
+                peak, cpu = max(peak, seen.memory), max(cpu, seen.cpu)
+                elapsed = time.monotonic() - started
+                if cancel.is_set():
+                    stopped = "interrupted"
+                elif elapsed > sandbox.timeout:
+                    stopped = f"still running after {sandbox.timeout:.0f} s"
+                elif sandbox.memory and seen.memory > sandbox.memory:
+                    stopped = (
+                        f"its processes took {seen.memory >> 20} MiB of memory; the limit is {sandbox.memory >> 20} MiB"
+                    )
+                elif seen.processes > sandbox.processes:
+                    stopped = f"it had {seen.processes} processes; the limit is {sandbox.processes}"
+                elif os.fstat(log.fileno()).st_size > MAX_LOG:
+                    stopped = f"it printed more than {MAX_LOG >> 20} MiB"
+                if stopped:
+                    process.kill()
+                    _, status, used = os.wait4(process.pid, 0)
+                    break
+                select.select([ended], [], [], min(POLL, FIRST_POLL + elapsed / 10))
+        finally:
+            os.close(ended)
+            _end(init)
         process.returncode = os.waitstatus_to_exitcode(status)
         return Usage(
             status=process.returncode,
             seconds=time.monotonic() - started,
-            cpu=used.ru_utime + used.ru_stime,
-            peak=max(peak, used.ru_maxrss * 1024),
+            cpu=max(cpu, used.ru_utime + used.ru_stime),
+            peak=peak,
             stopped=stopped,
         )
+
+    def _start(self, sandbox: Sandbox, log: IO[bytes]) -> tuple["subprocess.Popen[bytes]", int | None]:
+        """The started program, and a pidfd of the first process inside, which waits until its limits are set."""
+        info, info_inside = os.pipe()
+        gate_inside, gate = os.pipe()
+        try:
+            process = subprocess.Popen(
+                [self.program, "--info-fd", str(info_inside), "--block-fd", str(gate_inside), *arguments(sandbox)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={},
+                umask=0o022,
+                start_new_session=True,
+                pass_fds=(info_inside, gate_inside),
+            )
+            os.close(info_inside)
+            info_inside = -1
+            pid = _inside(info)
+            init = None
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    init = os.pidfd_open(pid)
+                # The kernel does not apply the limit on processes to root, so `run` counts them as well.
+                limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: sandbox.processes * THREADS}
+                for limit, value in limits.items():
+                    with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
+                        resource.prlimit(pid, limit, (value, value))
+            return process, init
+        finally:
+            for descriptor in (info, info_inside, gate_inside, gate):
+                if descriptor >= 0:
+                    os.close(descriptor)
 
 
 def arguments(sandbox: Sandbox) -> list[str]:
     """What bubblewrap is given; mounts in order of their targets, so that equal sandboxes have equal lines."""
     line = ["--unshare-user", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
     line += ["--uid", "1000", "--gid", "1000", "--hostname", "build", "--cap-drop", "ALL"]
-    line += ["--ro-bind", str(sandbox.root), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108
+    line += ["--ro-bind", str(sandbox.root), "/", "--dev", "/dev", "--proc", "/proc", *_masks(), "--tmpfs", "/tmp"]  # noqa: S108
     line += ["--bind", str(sandbox.build), "/build", "--bind", str(sandbox.out), "/out", "--tmpfs", INPUTS]
     for mount in sorted(sandbox.mounts, key=lambda m: m.target):
         line += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.target]
@@ -102,6 +158,18 @@ def arguments(sandbox: Sandbox) -> list[str]:
     for name, value in sorted({**ENVIRONMENT, **sandbox.environment}.items()):
         line += ["--setenv", name, value]
     return [*line, "--chdir", sandbox.directory, "--", *sandbox.command]
+
+
+def _masks() -> list[str]:
+    """Empty read-only places over what /proc has of the host."""
+    line = []
+    for name in HIDDEN_FOLDERS:
+        if Path("/proc", name).is_dir():
+            line += ["--tmpfs", f"/proc/{name}", "--remount-ro", f"/proc/{name}"]
+    for name in HIDDEN_FILES:
+        if Path("/proc", name).exists():
+            line += ["--ro-bind", "/dev/null", f"/proc/{name}"]
+    return line
 
 
 def find_bwrap() -> str:
@@ -116,15 +184,51 @@ def find_bwrap() -> str:
     raise HostError("bubblewrap is not installed", "dnf install bubblewrap, or apt-get install bubblewrap")
 
 
-def _tree_memory(root: int) -> int:
-    """Resident bytes of a process and all below it; processes that vanish meanwhile count nothing."""
-    total, pending = 0, [root]
+@dataclass(frozen=True)
+class Sample:
+    """What a process and all below it use at one moment."""
+
+    memory: int = 0
+    """Resident bytes."""
+    cpu: float = 0.0
+    """Seconds, of processes that ended and were waited for as well."""
+    processes: int = 0
+
+
+def sample(root: int) -> Sample:
+    """Look at a process and all below it; processes that vanish meanwhile count nothing."""
+    memory, ticks, count, pending = 0, 0, 0, [root]
     while pending:
         pid = pending.pop()
         try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+            # After the name in parentheses (proc_pid_stat(5)): utime, stime, cutime, cstime are 14 to 17, rss is 24.
+            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            memory += int(fields[21]) * PAGE
+            ticks += sum(map(int, fields[11:15]))
+            count += 1
             for task in Path(f"/proc/{pid}/task").iterdir():
                 pending += map(int, (task / "children").read_text().split())
         except (OSError, IndexError, ValueError):
             continue
-    return total
+    return Sample(memory, ticks / TICKS, count)
+
+
+def _inside(info: int) -> int | None:
+    """The process that bubblewrap says it started; None if it could not."""
+    text = b""
+    while b"}" not in text and (part := os.read(info, 4096)):
+        text += part
+    try:
+        return int(json.loads(text)["child-pid"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _end(init: int | None) -> None:
+    """Kill the first process inside, with which the kernel ends all others, and wait until they are gone."""
+    if init is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(init, signal.SIGKILL)
+    select.select([init], [], [], LINGER)
+    os.close(init)
