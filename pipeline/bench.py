@@ -105,7 +105,7 @@ def _plain_build(units: list[Unit], context: Context) -> Cost:
 def _by_hand(unit: Unit, arch: str, inputs: Inputs, context: Context, work: Path) -> None:
     from pipeline.build.go import go_action  # noqa: PLC0415 - only the benchmark looks inside an action
 
-    action = go_action(unit, arch, context.options.version, inputs.roots.base.name, inputs)
+    action = go_action(unit, arch, context.release.values, inputs)
     out = work / "out" / f"{unit.name}-{arch}"
     out.mkdir()
     with inputs.source(unit) as source, inputs.modfile(unit, source) as modfile:

@@ -5,6 +5,7 @@ between versions of a component is a `ranges` entry in its file; nothing here kn
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -21,6 +22,8 @@ Arch = Annotated[str, Field(pattern=r"^(amd64|arm64|riscv64)$")]
 GoVersion = Annotated[str, Field(pattern=r"^1\.[0-9]+(\.[0-9]+)?$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")]
 Inside = Annotated[str, Field(min_length=1)]
+GitUrl = Annotated[str, Field(pattern=r"^(https|ssh|git|file)://[^\s]+$")]
+FileUrl = Annotated[str, Field(pattern=r"^(https?|file)://[^\s?#]+/[^\s?#/]+$")]
 MAX_FILE = 1 << 20
 """Bytes of one definition file; more is a mistake."""
 
@@ -57,11 +60,14 @@ class Source(Strict):
     go: str | None = None
     """Path of the Go module whose zip becomes the main module."""
     replace: tuple[Replace, ...] = ()
-    git: str | None = None
-    """URL of a git repository; the release names the commit."""
-    tag: str | None = None
-    archive: str | None = None
-    """URL template of a tar archive; the release names its sha256."""
+    git: GitUrl | None = None
+    """URL template of a git repository; the release names the commit."""
+    tag: Annotated[str, Field(pattern=r"^[A-Za-z0-9{][A-Za-z0-9._/+{}-]*$")] | None = None
+    """git: template of the tag that must point at the commit; the version if none is named."""
+    archive: FileUrl | None = None
+    """URL template of a tar or zip archive; the release names its sha256."""
+    mirrors: tuple[FileUrl, ...] = ()
+    """archive: URL templates of other places that serve it, in the order in which they are asked."""
     tree: str | None = None
     """A folder of this repository."""
     component: str | None = None
@@ -77,8 +83,12 @@ class Source(Strict):
         kinds = [k for k in ("go", "git", "archive", "tree", "component") if getattr(self, k) is not None]
         if len(kinds) != 1:
             raise ValueError(f"expected exactly one of go, git, archive, tree, component; found {kinds or 'none'}")
-        if self.replace and not self.go:
-            raise ValueError("replace belongs to a go source")
+        if self.replace and kinds[0] not in ("go", "git", "archive"):
+            raise ValueError("replace belongs to a go, git or archive source")
+        if self.tag and not self.git:
+            raise ValueError("tag belongs to a git source")
+        if self.mirrors and not self.archive:
+            raise ValueError("mirrors belong to an archive source")
         if self.tree is not None:
             RootedPath.parse(self.tree)
         return self
@@ -160,13 +170,13 @@ class PlatformChoice(Strict):
     version: Version | None = None
     go: GoVersion | None = None
     sum: str | None = None
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 class ComponentChoice(PlatformChoice):
     """Which version of a component a release has, and with which Go."""
 
-    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     platforms: dict[Arch, PlatformChoice] = {}
 
 
@@ -215,6 +225,11 @@ class Release(Strict):
         if not isinstance(value, dict):
             return value
         return {k: {"version": v} if isinstance(v, str) else v for k, v in value.items()}
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What templates may name of the release."""
+        return {"release": self.version, "date": self.date.strftime("%Y-%m-%dT%H:%M:%SZ")}
 
     @property
     def epoch(self) -> int:
@@ -415,9 +430,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def fill(template: str, *, version: str, release: str, base: str) -> str:
-    """A template with its values; raises DefinitionError for an unknown one."""
-    values = template_values(version) | {"release": release, "base": base}
+def fill(template: str, version: str, given: Mapping[str, str]) -> str:
+    """A template with the values of a component's version and those `given`; raises DefinitionError for another."""
+    values = {**template_values(version), **given}
     try:
         return re.sub(r"\{([a-z]+)\}", lambda m: values[m[1]], template)
     except KeyError as error:

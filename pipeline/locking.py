@@ -150,7 +150,7 @@ def _resolve(
     source = main.folder if main else definitions.root / str(unit.source.tree)
     own_mod = (source / "go.mod").read_text()
     own_sum = (source / "go.sum").read_text() if (source / "go.sum").exists() else ""
-    rules = [(r.module, None if r.drop else unit.fill(r.version or "", "")) for r in unit.source.replace]
+    rules = [(r.module, None if r.drop else unit.fill(r.version or "", {})) for r in unit.source.replace]
     with go.store.workspace() as work:
         modfile = work / "go.mod"
         modfile.write_text(rewrite_replaces(own_mod, rules, f"component {unit.component}"))

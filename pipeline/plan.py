@@ -16,15 +16,17 @@ NODE = "rfo"
 """The component whose program the tarball is made around."""
 
 
-def plan(version: str, units: Sequence[Unit], inputs: Mapping[str, Inputs], *, packs: bool) -> Graph:
-    """Build and check actions of `units` for each architecture in `inputs`, and with `packs` what is made of them."""
+def plan(values: Mapping[str, str], units: Sequence[Unit], inputs: Mapping[str, Inputs], *, packs: bool) -> Graph:
+    """Build and check actions of `units` for each architecture in `inputs`, and with `packs` what is made of them.
+
+    `values` are what templates may name of the release.
+    """
     actions: list[Action] = []
     for unit in units:
         for arch in unit.arches:
             if arch in inputs:
-                base = inputs[arch].roots.base.name
-                actions.append(COMPILERS[unit.build.compiler](unit, arch, version, base, inputs[arch]))
-                actions.append(check_action(unit, arch, version, base, inputs[arch]))
+                actions.append(COMPILERS[unit.build.compiler](unit, arch, values, inputs[arch]))
+                actions.append(check_action(unit, arch, values, inputs[arch]))
     if packs:
         node = next(u for u in units if u.component == NODE)
         arches = [a for a in node.arches if a in inputs]

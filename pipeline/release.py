@@ -31,7 +31,7 @@ class Summary:
 def release(context: Context) -> Summary:
     """Make what the options ask for. Raises PipelineError; what was finished before stays in the store."""
     whole = not context.options.components and not context.options.actions
-    graph = plan(context.options.version, context.units, context.inputs, packs=whole or bool(context.options.actions))
+    graph = plan(context.release.values, context.units, context.inputs, packs=whole or bool(context.options.actions))
     graph = select(graph, context.options.actions)
     scheduler = make_scheduler(context)
     if context.options.dry_run:

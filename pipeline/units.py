@@ -4,7 +4,7 @@ Pure: definitions in, units out.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.definitions import Build, Component, ComponentChoice, Definitions, Release, Smoke, Source, fill
@@ -42,19 +42,19 @@ class Unit:
         """The name of one of its actions."""
         return f"{step}/{self.name}/{arch}"
 
-    def fill(self, template: str, release: str, base: str = "") -> str:
-        """A template of the component's file with this unit's values."""
-        return fill(template, version=self.version, release=release, base=base)
+    def fill(self, template: str, values: Mapping[str, str]) -> str:
+        """A template of the component's file with this unit's version and the release's `values`."""
+        return fill(template, self.version, values)
 
 
 def units_of(release: Release, definitions: Definitions) -> list[Unit]:
     """Every unit of a release, by name."""
     units: list[Unit] = []
     for name, choice in sorted(release.components.items()):
-        for index, (version, go, total, arches) in enumerate(_variants(release, choice)):
+        for index, (version, go, total, commit, sha256, arches) in enumerate(_variants(release, choice)):
             component = definitions.component(name, version)
             for build in component.build:
-                source, source_version = _follow(build, component, version, release, definitions)
+                source, source_version, owner = _follow(build, component, version, release, definitions)
                 suffix = "" if build.name in (None, name) else f".{build.name}"
                 units.append(
                     Unit(
@@ -67,8 +67,8 @@ def units_of(release: Release, definitions: Definitions) -> list[Unit]:
                         source=source,
                         source_version=source_version,
                         sum=total,
-                        commit=choice.commit,
-                        sha256=choice.sha256,
+                        commit=owner.commit if owner else commit,
+                        sha256=owner.sha256 if owner else sha256,
                         smoke={b: component.smoke[b] for b in build.binaries},
                         arches=arches,
                     )
@@ -76,28 +76,38 @@ def units_of(release: Release, definitions: Definitions) -> list[Unit]:
     return units
 
 
-def _variants(release: Release, choice: ComponentChoice) -> Iterable[tuple[str, str, str | None, tuple[str, ...]]]:
-    """(version, go, sum, architectures) for each group of architectures that share them; the default first."""
+_Variant = tuple[str, str, str | None, str | None, str | None]
+"""Version, Go, and the sum, commit and sha256 that the release names."""
+
+
+def _variants(release: Release, choice: ComponentChoice) -> Iterable[tuple[*_Variant, tuple[str, ...]]]:
+    """Each group of architectures that share a variant, the default first."""
     version = choice.version or release.version
     go = choice.go or release.toolchains.go
-    groups: dict[tuple[str, str, str | None], list[str]] = {(version, go, choice.sum): []}
+    default: _Variant = (version, go, choice.sum, choice.commit, choice.sha256)
+    groups: dict[_Variant, list[str]] = {default: []}
     for arch in release.bases:
-        own = choice.platforms.get(arch)
-        key = (own.version or version, own.go or go, own.sum) if own else (version, go, choice.sum)
+        key = default
+        if own := choice.platforms.get(arch):
+            pins = (own.commit, own.sha256) if own.version else (own.commit or choice.commit, own.sha256 or choice.sha256)
+            key = (own.version or version, own.go or go, own.sum, *pins)
         groups.setdefault(key, []).append(arch)
     return [(*key, tuple(sorted(arches))) for key, arches in groups.items() if arches]
 
 
 def _follow(
     build: Build, component: Component, version: str, release: Release, definitions: Definitions
-) -> tuple[Source, str]:
+) -> tuple[Source, str, ComponentChoice | None]:
+    """A build's source followed to its origin, its version, and the component's choice that it was followed to."""
+    owner = None
     source = build.source or component.source
     if build.source and build.source.go and not build.source.replace:
         source = build.source.model_copy(update={"replace": component.source.replace})
     while source.component is not None:
-        version = release.components[source.component].version or release.version
+        owner = release.components[source.component]
+        version = owner.version or release.version
         source = definitions.component(source.component, version).source
-    return source, version
+    return source, version, owner
 
 
 def lock_subject(units: Sequence[Unit]) -> Digest:
@@ -105,7 +115,7 @@ def lock_subject(units: Sequence[Unit]) -> Digest:
     facts = [
         {
             "unit": u.name,
-            "source": u.source.model_dump(mode="json"),
+            "source": u.source.model_dump(mode="json", exclude={"mirrors"}),  # another place for the same bytes
             "version": u.source_version,
             "go": u.go,
             "compiler": u.build.compiler,

@@ -1,6 +1,7 @@
 """Compile the C files of a unit for one architecture in the sandbox: static, stripped, without build id."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.build.go import compiler
@@ -13,10 +14,10 @@ from pipeline.units import Unit
 FLAGS = ("-s", "-Wl,--build-id=none", f"-ffile-prefix-map={INPUTS}/src=.")
 
 
-def c_action(unit: Unit, arch: str, release: str, base: str, inputs: Inputs) -> Action:
-    """The action that compiles `unit` for linux/`arch`."""
+def c_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) -> Action:
+    """The action that compiles `unit` for linux/`arch`; `values` are what templates may name of the release."""
     root, sysroot = inputs.roots.find("builder", arch), inputs.roots.find("sysroot", arch)
-    flags = [unit.fill(f, release, base) for f in unit.build.flags]
+    flags = [unit.fill(f, values) for f in unit.build.flags]
     commands = [
         [*shlex.split(compiler(arch, inputs)), *flags, *FLAGS, "-o", f"/out/{name}", f"{INPUTS}/src/{file}"]
         for name, file in sorted(unit.build.binaries.items())

@@ -6,6 +6,7 @@ dependency as locked, and the program itself, run natively or under user-mode em
 
 import json
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,17 @@ SANDBOX_PATHS = (f"{INPUTS}/", "/build/go-build", "/build/cc")
 SMOKE_SECONDS = 300
 
 
-def check_action(unit: Unit, arch: str, release: str, base: str, inputs: Inputs) -> Action:
+def check_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) -> Action:
     """The action that checks what `build/UNIT/ARCH` made; its output is `report.json`."""
     root = inputs.roots.find("builder", arch)
     emulator = None if arch == inputs.roots.host else inputs.roots.find("emulator", arch)
     smoke = {
-        name: {"args": [unit.fill(a, release, base) for a in s.args], "prints": unit.fill(s.prints, release, base), "exit": s.exit, "env": s.env}
+        name: {
+            "args": [unit.fill(a, values) for a in s.args],
+            "prints": unit.fill(s.prints, values),
+            "exit": s.exit,
+            "env": s.env,
+        }
         for name, s in sorted(unit.smoke.items())
     }
     sources = inputs.identity(unit)

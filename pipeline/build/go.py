@@ -1,6 +1,7 @@
 """Compile one Go unit for one architecture in the sandbox: one `go build` for all of its binaries."""
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ FLOOR = 512 << 20
 """Bytes: a compiler process is never asked to live with less."""
 
 
-def go_action(unit: Unit, arch: str, release: str, base: str, inputs: Inputs) -> Action:
-    """The action that compiles `unit` for linux/`arch`."""
+def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) -> Action:
+    """The action that compiles `unit` for linux/`arch`; `values` are what templates may name of the release."""
     cgo = unit.build.uses_cgo(arch)
     root = inputs.roots.find("builder", arch)
     sysroot = inputs.roots.find("sysroot", arch) if cgo else None
-    command = _command(unit, cgo, release, base)
+    command = _command(unit, cgo, values)
     environment = _environment(arch, cgo, inputs)
     parameters: dict[str, Any] = {
         "command": command,
@@ -68,8 +69,8 @@ def go_action(unit: Unit, arch: str, release: str, base: str, inputs: Inputs) ->
     )
 
 
-def _command(unit: Unit, cgo: bool, release: str, base: str) -> list[str]:
-    stamps = {k: unit.fill(v, release, base) for k, v in sorted(unit.build.stamp.items())}
+def _command(unit: Unit, cgo: bool, values: Mapping[str, str]) -> list[str]:
+    stamps = {k: unit.fill(v, values) for k, v in sorted(unit.build.stamp.items())}
     for symbol, value in stamps.items():
         if any(c in symbol + value for c in "'\" \\"):
             raise DefinitionError(f"component {unit.component}: stamp {symbol}: blanks and quotes cannot be stamped")

@@ -15,19 +15,13 @@ import (
 var (
 	// Version is the release, for example v1.25.4+rfor1.
 	Version = "dev"
-	// Base names the operating system content that the release was made on, so that a stand-in shows on the node too.
-	Base = ""
 	// Date is the release's own epoch in RFC 3339, never the time of the build. A host clock before it is wrong.
 	Date = ""
 )
 
-// String is the line that `rfo version` prints, with the base in a second line if one is stamped.
+// String is the line that `rfo version` prints.
 func String() string {
-	s := fmt.Sprintf("rfo version %s (%s, %s/%s)", Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	if Base != "" {
-		s += "\nbase " + Base
-	}
-	return s
+	return fmt.Sprintf("rfo version %s (%s, %s/%s)", Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // Minor is the Kubernetes minor version of this release, or 0 in a build that no release stamped.
