@@ -103,6 +103,8 @@ class Action:
     """Actions that must succeed first although no output of theirs is read (checks)."""
     memory: int = 256 << 20
     """Bytes it needs at its peak."""
+    disk: int = 64 << 20
+    """Bytes that its outputs and what it leaves in compile caches take, where no record tells."""
     seconds: float = DEFAULT_SECONDS
     """Estimated wall time on an idle host."""
 

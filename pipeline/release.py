@@ -1,17 +1,22 @@
 """A release, from definition to dist/: the pipeline as one function, in the order in which data flows."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.context import Context
-from pipeline.errors import BuildError, UsageError
+from pipeline.errors import BuildError, StoreError, UsageError
 from pipeline.graph import Graph, estimate
 from pipeline.plan import plan
 from pipeline.publish.dist import write_dist
-from pipeline.report.progress import duration
+from pipeline.report.progress import duration, size
 from pipeline.sandbox.bwrap import Bwrap
 from pipeline.scheduler import Result, Scheduler, available_memory, default_jobs
+
+
+RESERVE = 1 << 30
+"""Bytes that stay free: a host whose disk is full fails in worse ways than a build."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,30 @@ def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> Non
     """Have the sources of everything that will run, before anything runs: a missing pin costs no build time."""
     done = Result()
     scheduler.replay(graph, done)
-    pending = {n.split("/")[1]: n for n in graph.order if n not in done.outputs}
+    todo = [n for n in graph.order if n not in done.outputs]
+    pending = {n.split("/")[1] for n in todo}
     if pending:
+        refuse_small_disk(graph, todo, context)
         anyone = next(iter(context.inputs.values()))  # modules do not depend on the base
         anyone.fetch([u for u in context.units if u.name in pending])
         scheduler.executor.check()
         for arch, inputs in context.inputs.items():
             for role in inputs.roots.base.roots:
                 inputs.roots.path(inputs.roots.find(role, arch))
+
+
+def refuse_small_disk(graph: Graph, todo: Sequence[str], context: Context) -> None:
+    """Raise StoreError, before any time is spent, if what will run needs more space than there is."""
+    need = RESERVE
+    for name in todo:
+        last = context.store.history(name)
+        need += sum(2 * o.size for o in last.outputs.values()) if last else graph.actions[name].disk
+    free = shutil.disk_usage(context.store.root).free
+    if free < need:
+        raise StoreError(
+            f"{context.store.root}: about {size(need)} are needed and {size(free)} are free",
+            "free some space, choose another store (RFO_STORE=/path), or build less at once (--arch, --component)",
+        )
 
 
 def describe(graph: Graph, scheduler: Scheduler, context: Context) -> Summary:

@@ -20,6 +20,8 @@ from pipeline.versions import Constraint
 FLAGS = ("-trimpath", "-mod=readonly", f"-modfile={INPUTS}/overlay/go.mod")
 LINK = ("-s", "-w", "-buildid=")
 STATIC_C = ("-linkmode=external", "-extldflags '-static -Wl,--build-id=none'")
+CACHE_PER_MODULE = 6 << 20
+"""Bytes that a dependency leaves in the compile cache for one architecture, as measured over whole releases."""
 FLOOR = 512 << 20
 """Bytes: a compiler process is never asked to live with less."""
 
@@ -65,6 +67,7 @@ def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) 
         parameters=parameters,
         run=run,
         memory=parse_size(unit.build.memory),
+        disk=CACHE_PER_MODULE * len(inputs.locked.lock.modules_of(unit.name)) + (64 << 20) * len(unit.build.binaries),
         seconds=0.6 * len(inputs.locked.lock.modules_of(unit.name)) + 3.0 * len(unit.build.binaries),
     )
 
