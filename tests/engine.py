@@ -4,6 +4,7 @@ The store persists between test runs, so that only the first one fetches; a cold
 """
 
 import argparse
+import atexit
 import json
 import os
 import shutil
@@ -36,7 +37,7 @@ from pipeline.sandbox import Sandbox, Usage  # noqa: E402
 from pipeline.sandbox.bwrap import Bwrap  # noqa: E402
 from pipeline.scheduler import Result, Scheduler  # noqa: E402
 from pipeline.store import Store, remove_tree  # noqa: E402
-from pipeline.units import Unit, lock_subject  # noqa: E402
+from pipeline.units import lock_subject  # noqa: E402
 
 BASE = "debian-13"
 REAL = "v1.25.4+rfor1"
@@ -174,7 +175,7 @@ def run(checkout: Path, store: Store | None = None, **options: Any) -> Summary:
 
 def digests(context: Context) -> dict[str, str]:
     """Every output that the store has for what the options ask for, as ACTION:NAME to digest."""
-    graph = plan(context.options.version, context.units, context.inputs, packs=False)
+    graph = plan(context.release.values, context.units, context.inputs, packs=False)
     result = Result()
     Scheduler(context.store, Bwrap(), context.progress, 1, 1 << 30).replay(graph, result)
     return {f"{a}:{n}": str(o.digest) for a, made in sorted(result.outputs.items()) for n, o in sorted(made.items())}
@@ -229,16 +230,33 @@ def second_store() -> Iterator[Path]:
 
 
 @cache
-def inputs() -> Inputs:
-    """The inputs of a small checkout on the shared store, everything fetched and assembled."""
+def small() -> Context:
+    """A small checkout for the whole test run, its sources fetched."""
     folder = Path(tempfile.mkdtemp(prefix="rfo-test-"))
-    try:
-        context = make_context(small_checkout(folder))
-        found = context.inputs[HOST]
-        found.fetch(context.units)
-        return found
-    finally:
-        remove_tree(folder)
+    atexit.register(remove_tree, folder)
+    context = make_context(small_checkout(folder), components=("hello",))
+    context.inputs[HOST].fetch(context.units)
+    return context
+
+
+def inputs() -> Inputs:
+    """Those of the small checkout."""
+    return small().inputs[HOST]
+
+
+@cache
+def hello(arch: str) -> bytes:
+    """The small checkout's program, built and checked."""
+    context = make_context(small().checkout, components=("hello",), arches=(arch,))
+    release(context)
+    return output(digests(context)[f"build/hello/{arch}:hello"])
+
+
+def output(digest: str) -> bytes:
+    """A file of the shared store."""
+    path = shared_store().use(Digest.parse(digest))
+    assert path is not None
+    return path.read_bytes()
 
 
 @cache
@@ -278,8 +296,17 @@ def fails(call: Callable[[], Any]) -> PipelineError:
     raise AssertionError("it succeeded")
 
 
-def unit_of(checkout: Path, name: str = "hello") -> Unit:
-    return next(u for u in make_context(checkout).all_units if u.name == name)
+@contextmanager
+def environment(**variables: str | None) -> Iterator[None]:
+    """The process's environment with some variables set, or removed if None."""
+    old = {name: os.environ.get(name) for name in variables}
+    try:
+        for name, value in variables.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        yield
+    finally:
+        for name, value in old.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def main() -> None:
