@@ -125,6 +125,29 @@ class Toolchain:
         return f"toolchain go {self.version} {self.arch} {self.sum}"
 
 
+ORIGINS = {"git": 3, "archive": 2}
+"""Kinds of snapshots, and how many words name an origin of each."""
+
+
+@dataclass(frozen=True, order=True)
+class Snapshot:
+    """The files of a git commit or of an archive, as one canonical tar archive: a pin."""
+
+    unit: str
+    kind: str
+    origin: tuple[str, ...]
+    """git: URL, tag, commit. archive: URL, digest of the file that it serves."""
+    size: int
+    tar: Digest
+    """Of the canonical archive: what builds see."""
+    time: str
+    """Of the commit, or of the newest file (RFC 3339): the times of its compiled files."""
+
+    def line(self) -> str:
+        """The pin as it stands in a lock."""
+        return f"{self.kind} {self.unit} {' '.join(self.origin)} {self.size} {self.tar} {self.time}"
+
+
 @dataclass(frozen=True)
 class SourcesLock:
     """Every source of a release."""
@@ -138,6 +161,8 @@ class SourcesLock:
     """Dependencies, with the units that compile them."""
     toolchains: dict[str, Toolchain] = field(default_factory=dict)
     """By version."""
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    """By unit."""
 
     def modules_of(self, unit: str) -> list[Module]:
         """The dependencies of one unit, sorted."""
@@ -146,6 +171,7 @@ class SourcesLock:
     def render(self) -> str:
         """The lock's text; equal locks have equal text."""
         lines = [m.line() for m in self.mains.values()] + [t.line() for t in self.toolchains.values()]
+        lines += [s.line() for s in self.snapshots.values()]
         lines += [f"module {m.path} {m.version} {m.sum} {','.join(sorted(u))}" for m, u in self.modules.items()]
         return f"release {self.release} {self.definition}\n" + "".join(f"{line}\n" for line in sorted(lines))
 
@@ -163,6 +189,10 @@ class SourcesLock:
                     lock.modules[Module(path, version, total)] = frozenset(units.split(","))
                 case ["toolchain", "go", version, arch, total] if lock:
                     lock.toolchains[version] = Toolchain(version, arch, total)
+                case [("git" | "archive") as kind, unit, *origin, size, tar, time] if (
+                    lock and unit not in lock.snapshots and len(origin) == ORIGINS[kind] and size.isdecimal()
+                ):
+                    lock.snapshots[unit] = Snapshot(unit, kind, tuple(origin), int(size), Digest.parse(tar), time)
                 case _:
                     raise _malformed(where, number)
         if lock is None:
