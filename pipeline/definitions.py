@@ -8,33 +8,24 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
 
 from pipeline.errors import DefinitionError
 from pipeline.model import ReleaseVersion, RootedPath
+from pipeline.strict import Strict, parsed_by, read_yaml, validate
 from pipeline.versions import Constraint, template_values
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Arch = Annotated[str, Field(pattern=r"^(amd64|arm64|riscv64)$")]
 GoVersion = Annotated[str, Field(pattern=r"^1\.[0-9]+(\.[0-9]+)?$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")]
-Inside = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1)]
+Inside = Annotated[Text, parsed_by(RootedPath.parse)]
+"""A path that cannot leave the folder it is relative to."""
 GitUrl = Annotated[str, Field(pattern=r"^(https|ssh|git|file)://[^\s]+$")]
 FileUrl = Annotated[str, Field(pattern=r"^(https?|file)://[^\s?#]+/[^\s?#/]+$")]
-MAX_FILE = 1 << 20
-"""Bytes of one definition file; more is a mistake."""
-
-
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-M = TypeVar("M", bound=Strict)
 
 
 class Replace(Strict):
@@ -44,7 +35,7 @@ class Replace(Strict):
     """The replaced module's path; a trailing `*` matches any rest."""
     version: str | None = None
     """Template of the version that takes its place, under the same path."""
-    drop: bool = False
+    drop: StrictBool = False
     """Remove the line: it guards against an import that does not happen."""
 
     @model_validator(mode="after")
@@ -57,7 +48,7 @@ class Replace(Strict):
 class Source(Strict):
     """Where a component's source comes from; exactly one kind."""
 
-    go: str | None = None
+    go: Text | None = None
     """Path of the Go module whose zip becomes the main module."""
     replace: tuple[Replace, ...] = ()
     git: GitUrl | None = None
@@ -68,9 +59,9 @@ class Source(Strict):
     """URL template of a tar or zip archive; the release names its sha256."""
     mirrors: tuple[FileUrl, ...] = ()
     """archive: URL templates of other places that serve it, in the order in which they are asked."""
-    tree: str | None = None
+    tree: Inside | None = None
     """A folder of this repository."""
-    component: str | None = None
+    component: Name | None = None
     """The source of another component of the release."""
 
     @property
@@ -89,8 +80,6 @@ class Source(Strict):
             raise ValueError("tag belongs to a git source")
         if self.mirrors and not self.archive:
             raise ValueError("mirrors belong to an archive source")
-        if self.tree is not None:
-            RootedPath.parse(self.tree)
         return self
 
 
@@ -100,26 +89,17 @@ class Build(Strict):
     name: Name | None = None
     source: Source | None = None
     compiler: Literal["go", "c"] = "go"
-    binaries: dict[Name, Inside]
+    binaries: dict[Name, Inside] = Field(min_length=1)
     """Binary name to package path (go) or file (c), relative to the source."""
     tags: tuple[str, ...] = ()
-    stamp: dict[str, str] = {}
+    stamp: dict[str, str] = Field(default_factory=dict)
     """Go variable to template of its value (`-X` of the linker)."""
-    cgo: bool | tuple[Arch, ...] = False
+    cgo: StrictBool | tuple[Arch, ...] = False
     libraries: tuple[Name, ...] = ()
     """pkg-config names that must be in the target's sysroot."""
     flags: tuple[str, ...] = ()
     memory: str = "2GiB"
     """Declared peak of the whole invocation, for the scheduler; a recorded peak takes its place."""
-
-    @field_validator("binaries")
-    @classmethod
-    def _inside(cls, value: dict[str, str]) -> dict[str, str]:
-        for package in value.values():
-            RootedPath.parse(package)
-        if not value:
-            raise ValueError("expected at least one binary")
-        return value
 
     @field_validator("memory")
     @classmethod
@@ -137,8 +117,8 @@ class Smoke(Strict):
 
     args: tuple[str, ...]
     prints: str
-    exit: int = 0
-    env: dict[str, str] = {}
+    exit: StrictInt = 0
+    env: dict[str, str] = Field(default_factory=dict)
     """Variables it needs to start at all."""
 
 
@@ -148,7 +128,7 @@ class Component(Strict):
     name: Name
     license: str
     source: Source
-    build: tuple[Build, ...]
+    build: tuple[Build, ...] = Field(min_length=1)
     smoke: dict[Name, Smoke]
 
     @model_validator(mode="after")
@@ -177,7 +157,7 @@ class PlatformChoice(Strict):
 class ComponentChoice(PlatformChoice):
     """Which version of a component a release has, and with which Go."""
 
-    platforms: dict[Arch, PlatformChoice] = {}
+    platforms: dict[Arch, PlatformChoice] = Field(default_factory=dict)
 
 
 class Deviation(Strict):
@@ -197,24 +177,18 @@ class Toolchains(Strict):
 class Release(Strict):
     """What a release consists of."""
 
-    version: str
-    upstream: str
+    version: Annotated[str, parsed_by(ReleaseVersion.parse)]
+    upstream: Text
     date: datetime
-    bases: dict[Arch, Name]
+    bases: dict[Arch, Name] = Field(min_length=1)
     toolchains: Toolchains
-    components: dict[Name, ComponentChoice]
+    components: dict[Name, ComponentChoice] = Field(min_length=1)
     deviations: tuple[Deviation, ...] = ()
 
-    @field_validator("version")
+    @field_validator("date", mode="before")
     @classmethod
-    def _version(cls, value: str) -> str:
-        ReleaseVersion.parse(value)
-        return value
-
-    @field_validator("date")
-    @classmethod
-    def _utc(cls, value: datetime) -> datetime:
-        offset = value.utcoffset()
+    def _utc(cls, value: Any) -> Any:
+        offset = value.utcoffset() if isinstance(value, datetime) else None
         if offset is None or offset.total_seconds() != 0 or value.microsecond:
             raise ValueError("expected a UTC time in whole seconds, such as 2022-11-18T00:00:00Z")
         return value
@@ -245,9 +219,9 @@ class RootRecipe(Strict):
     """`host`: for the machine that builds. `target`: one for each architecture of the release."""
     drop: tuple[str, ...] = ()
     """Path prefixes that are left out."""
-    directories: dict[str, Annotated[int, Field(ge=0, le=0o1777)]] = {}
-    links: dict[str, str] = {}
-    files: dict[str, str] = {}
+    directories: dict[str, Annotated[StrictInt, Field(ge=0, le=0o1777)]] = Field(default_factory=dict)
+    links: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class Base(Strict):
@@ -255,7 +229,7 @@ class Base(Strict):
 
     name: Name
     family: Literal["deb", "rpm"]
-    floating: bool = False
+    floating: StrictBool = False
     """A stand-in whose lock is made at first use and never committed."""
     origin: str
     """deb: the distribution (`Origin:` of its Release files) whose mirror the host's apt is configured with.
@@ -263,10 +237,13 @@ class Base(Strict):
     keys: tuple[Annotated[str, Field(pattern=r"^[0-9A-F]{40}$")], ...] = Field(min_length=1)
     """Fingerprints of the OpenPGP keys that may sign metadata and packages."""
     key_file: str = ""
-    """rpm: where the repository serves its key, relative to `origin` (`{rpm_arch}` may stand in it); it is used only if its fingerprint is in `keys`."""
+    """rpm: where the repository serves its key, relative to `origin` (`{rpm_arch}` may stand in it).
+
+    It is used only if its fingerprint is in `keys`.
+    """
     suites: dict[Arch, tuple[str, ...]]
     """deb: suites per architecture, the first that resolves is taken. rpm: repositories, all of them are used."""
-    rootfs: dict[Arch, str] = {}
+    rootfs: dict[Arch, str] = Field(default_factory=dict)
     """rpm: path of the official root file system archive, relative to `origin`."""
     roots: dict[Literal["builder", "sysroot", "emulator"], RootRecipe]
     compilers: dict[Arch, str]
@@ -281,60 +258,12 @@ def parse_size(text: str) -> int:
     return int(match[1]) << (20 if match[2] == "MiB" else 30)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without duplicate keys, aliases (which can explode) or implicit surprises beyond SafeLoader's."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.YAMLError(f"key {key.value!r} stands twice (line {key.start_mark.line + 1})")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises DefinitionError."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_FILE + 1)
-        if len(text) > MAX_FILE:
-            raise DefinitionError(f"{path}: larger than {MAX_FILE} bytes")
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except FileNotFoundError:
-        raise DefinitionError(f"{path} does not exist") from None
-    except (OSError, yaml.YAMLError, ValueError) as error:
-        raise DefinitionError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict) or not all(isinstance(k, str) for k in data):
-        raise DefinitionError(f"{path}: expected a mapping with text keys, found {type(data).__name__}")
-    return data
-
-
-def validate(model: type[M], data: dict[str, Any], path: Path) -> M:
-    """`data` as `model`; every problem is named by file and key."""
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        problems = []
-        for item in error.errors(include_url=False):
-            key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
-            found = "" if item["type"] in ("missing", "value_error") else f"; found {item['input']!r:.120}"
-            problems.append(f"{path}: key {key}: {item['msg']}{found}")
-        raise DefinitionError("\n  ".join(problems), f"mend {path.name} and run the command again") from error
-    except DefinitionError as error:
-        raise DefinitionError(f"{path}: {error.reason}", error.hint) from error
-
-
 class Definitions:
-    """The definitions in one checkout; everything is read when asked for."""
+    """The definitions in one checkout; everything is read when first asked for."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._components: dict[tuple[str, str], Component] = {}
 
     def release(self, version: str) -> Release:
         """The release called `version`, with every component and base it names known to exist."""
@@ -342,19 +271,30 @@ class Definitions:
         path = self.root / "releases" / version / "release.yaml"
         if not path.exists():
             known = ", ".join(self.releases()) or "none"
-            raise DefinitionError(f"release {version} is not defined (defined: {known})", f"write {path.relative_to(self.root)}")
+            raise DefinitionError(
+                f"release {version} is not defined (defined: {known})", f"write {path.relative_to(self.root)}"
+            )
         release = validate(Release, read_yaml(path), path)
         if release.version != version:
-            raise DefinitionError(f"{path}: key version: expected {version}, as its folder is called; found {release.version}")
+            raise DefinitionError(
+                f"{path}: key version: expected {version}, as its folder is called; found {release.version}"
+            )
         for name, choice in release.components.items():
             file = self._component_file(name)
             if not file.exists():
-                raise DefinitionError(f"{path}: key components.{name}: unknown component; {file.relative_to(self.root)} does not exist")
-            tree = "tree" in (read_yaml(file).get("source") or {})
+                raise DefinitionError(
+                    f"{path}: key components.{name}: unknown component; {file.relative_to(self.root)} does not exist"
+                )
+            source = read_yaml(file).get("source")
+            tree = isinstance(source, dict) and "tree" in source
             if tree == (choice.version is not None):
                 raise DefinitionError(
                     f"{path}: key components.{name}: "
-                    + ("a tree of this repository has the release's version; remove it" if tree else "a version is missing")
+                    + (
+                        "a tree of this repository has the release's version; remove it"
+                        if tree
+                        else "a version is missing"
+                    )
                 )
         if unknown := sorted({d.component for d in release.deviations if d.component} - set(release.components)):
             raise DefinitionError(f"{path}: key deviations: unknown component {', '.join(map(str, unknown))}")
@@ -368,6 +308,11 @@ class Definitions:
 
     def component(self, name: str, version: str) -> Component:
         """A component at one version: its file with the matching ranges merged in, in order."""
+        if (name, version) not in self._components:
+            self._components[name, version] = self._read_component(name, version)
+        return self._components[name, version]
+
+    def _read_component(self, name: str, version: str) -> Component:
         path = self._component_file(name)
         data = read_yaml(path)
         ranges = data.pop("ranges", [])
@@ -377,7 +322,7 @@ class Definitions:
             constraint = entry.get("versions")
             if not isinstance(constraint, str):
                 raise DefinitionError(f"{path}: key ranges.{index}.versions: expected text such as '>=1.30'")
-            if unknown := sorted(set(entry) - {"versions", *Component.model_fields}):
+            if unknown := sorted(set(entry) - {"versions", *Component.model_fields}, key=str):
                 raise DefinitionError(f"{path}: key ranges.{index}.{unknown[0]}: unknown key")
             if Constraint.parse(constraint, where=f"{path}: key ranges.{index}.versions").matches(version):
                 data = _merge(data, {k: v for k, v in entry.items() if k != "versions"})
@@ -386,13 +331,15 @@ class Definitions:
             raise DefinitionError(f"{path}: key name: expected {name}, as its folder is called; found {component.name}")
         return component
 
+    def bases(self) -> list[str]:
+        """Every defined base."""
+        return sorted(p.stem for p in (self.root / "images" / "openeuler" / "bases").glob("*.yaml"))
+
     def base(self, name: str) -> Base:
         """The base called `name`; raises DefinitionError."""
-        folder = self.root / "images" / "openeuler" / "bases"
-        path = folder / f"{name}.yaml"
-        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name) or not path.exists():
-            known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-            raise DefinitionError(f"unknown base {name!r}", f"choose one of: {known}")
+        path = self.root / "images" / "openeuler" / "bases" / f"{name}.yaml"
+        if name not in self.bases():
+            raise DefinitionError(f"unknown base {name!r}", f"choose one of: {', '.join(self.bases())}")
         base = validate(Base, read_yaml(path), path)
         if base.name != name:
             raise DefinitionError(f"{path}: key name: expected {name}, as its file is called; found {base.name}")
@@ -403,18 +350,23 @@ class Definitions:
 
     def _refuse_cycles(self, release: Release, path: Path) -> None:
         """A component may take another's source, but a chain of them must end."""
-        for start in release.components:
+        owners = {}
+        for name, choice in release.components.items():
+            versions = {c.version or choice.version or release.version for c in (choice, *choice.platforms.values())}
+            found = [self.component(name, v) for v in sorted(versions)]
+            owners[name] = self.component(name, choice.version or release.version).source.component
+            for owner in {s.component for c in found for s in (c.source, *(b.source for b in c.build)) if s} - {None}:
+                if owner not in release.components:
+                    raise DefinitionError(
+                        f"{path}: component {name} takes the source of {owner}, which the release does not have"
+                    )
+        for start in owners:
             seen = [start]
-            while True:
-                choice = release.components[seen[-1]]
-                source = self.component(seen[-1], choice.version or release.version).source
-                if source.component is None:
-                    break
-                if source.component not in release.components:
-                    raise DefinitionError(f"{path}: component {seen[-1]} takes the source of {source.component}, which the release does not have")
-                if source.component in seen:
-                    raise DefinitionError(f"{path}: components take their source from each other: {' -> '.join([*seen, source.component])}")
-                seen.append(source.component)
+            while owner := owners[seen[-1]]:
+                if owner in seen:
+                    chain = " -> ".join([*seen, owner])
+                    raise DefinitionError(f"{path}: components take their source from each other: {chain}")
+                seen.append(owner)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -434,6 +386,7 @@ def fill(template: str, version: str, given: Mapping[str, str]) -> str:
     """A template with the values of a component's version and those `given`; raises DefinitionError for another."""
     values = {**template_values(version), **given}
     try:
-        return re.sub(r"\{([a-z]+)\}", lambda m: values[m[1]], template)
+        return re.sub(r"\{(\w+)\}", lambda m: values[m[1]], template)
     except KeyError as error:
-        raise DefinitionError(f"template {template!r}: unknown value {error.args[0]!r}; known: {', '.join(sorted(values))}") from None
+        known = ", ".join(sorted(values))
+        raise DefinitionError(f"template {template!r}: unknown value {error.args[0]!r}; known: {known}") from None

@@ -3,6 +3,7 @@
 Each class has its own exit code, so that scripts can tell a typing mistake from a mirror that is down.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -20,6 +21,8 @@ class PipelineError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.hint = hint
+        self.log: Path | None = None
+        """What the failed action printed, where it is kept."""
 
     def render(self) -> str:
         """The message as a user reads it: the reason, then the hint on its own line."""

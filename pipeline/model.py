@@ -108,7 +108,9 @@ class ReleaseVersion:
         number = r"(0|[1-9][0-9]{0,5})"
         match = re.fullmatch(rf"v{number}\.{number}\.{number}\+rfor([1-9][0-9]{{0,5}})", text)
         if not match:
-            raise DefinitionError(f"{text!r} is not a release version", "write it as vX.Y.Z+rforN, such as v1.25.4+rfor1")
+            raise DefinitionError(
+                f"{text!r} is not a release version", "write it as vX.Y.Z+rforN, such as v1.25.4+rfor1"
+            )
         return cls(*map(int, match.groups()))
 
     def __str__(self) -> str:
@@ -127,7 +129,7 @@ class RootedPath:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Normalise `text` (a leading `./` and doubled slashes go); raises SourceError if it could leave its root."""
-        if "\0" in text or "\\" in text and ".." in text:
+        if "\0" in text or ("\\" in text and ".." in text):
             raise SourceError(f"unsafe path {text[:120]!r}")
         if text.startswith("/"):
             raise SourceError(f"absolute path {text[:120]!r} where a relative one was expected")
@@ -152,6 +154,8 @@ class RootedPath:
 
 GO_SUM = re.compile(r"h1:[A-Za-z0-9+/]{43}=")
 """Go's `h1` directory hash: base64 of SHA-256 (golang.org/x/mod/sumdb/dirhash)."""
+MODULE = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_~][A-Za-z0-9._~+/-]*")
+"""What a module's path or version may be made of: it becomes a path in a module cache."""
 
 
 @dataclass(frozen=True, order=True)
@@ -164,6 +168,8 @@ class Module:
     """`h1:` hash over the files of the module zip."""
 
     def __post_init__(self) -> None:
+        if not MODULE.fullmatch(self.path) or not MODULE.fullmatch(self.version) or "/" in self.version:
+            raise DefinitionError(f"{self.path[:120]!r} {self.version[:80]!r} is not a Go module and its version")
         if not GO_SUM.fullmatch(self.sum):
             raise DefinitionError(f"module {self.path} {self.version}: {self.sum!r} is not an h1 sum")
 

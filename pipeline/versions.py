@@ -14,17 +14,22 @@ _OPERATORS: dict[str, Callable[[int], bool]] = {
     ">=": lambda c: c >= 0,
     ">": lambda c: c > 0,
 }
+_NUMBERS = r"v?([0-9]{1,9}(?:\.[0-9]{1,9})*)"
 
 
 def numbers(version: str) -> tuple[int, ...]:
     """`v1.25.4+rfor1` to (1, 25, 4): the leading numbers, without trailing zeros so that 2.0 equals 2."""
-    match = re.match(r"v?(\d{1,9}(?:\.\d{1,9})*)", version)
-    if not match:
-        raise DefinitionError(f"version {version!r} does not start with a number")
-    parts = [int(p) for p in match[1].split(".")]
+    parts = [int(p) for p in _leading(version)]
+    if not parts:
+        raise DefinitionError(f"version {version!r} does not start with numbers of at most nine digits")
     while len(parts) > 1 and parts[-1] == 0:
         parts.pop()
     return tuple(parts)
+
+
+def _leading(version: str) -> list[str]:
+    match = re.match(rf"{_NUMBERS}(?!\.?[0-9])", version)
+    return match[1].split(".") if match else []
 
 
 def compare(left: str, right: str) -> int:
@@ -44,7 +49,7 @@ class Constraint:
         """Read a comma-separated list; `where` names its place in errors."""
         terms = []
         for part in text.split(","):
-            match = re.fullmatch(r"\s*(<=|>=|==|<|>)\s*(v?\d+(?:\.\d+)*)\s*", part)
+            match = re.fullmatch(rf"\s*(<=|>=|==|<|>)\s*({_NUMBERS})\s*", part)
             if not match:
                 raise DefinitionError(f"{where}: expected comparisons such as '>=1.30, <2'; found {text!r}")
             terms.append((match[1], match[2]))
@@ -57,7 +62,7 @@ class Constraint:
 
 def template_values(version: str) -> dict[str, str]:
     """What a definition's template may name about a version; missing parts are 0."""
-    parts = [*re.match(r"v?([\d.]*)", version)[1].strip(".").split("."), "0", "0"]  # type: ignore[index]
+    parts = [*_leading(version), "0", "0", "0"]
     return {
         "version": version,
         "number": version.removeprefix("v"),
