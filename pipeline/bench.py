@@ -19,6 +19,7 @@ from pipeline.context import CHECKOUT, Context
 from pipeline.errors import UsageError
 from pipeline.inputs import Inputs
 from pipeline.model import Digest
+from pipeline.plan import plan
 from pipeline.process import run
 from pipeline.release import release
 from pipeline.report.progress import Progress
@@ -118,7 +119,7 @@ def _by_hand(unit: Unit, arch: str, inputs: Inputs, context: Context, work: Path
         }
 
         def host(text: str) -> str:
-            for inside, outside in places.items():
+            for inside, outside in sorted(places.items(), reverse=True):  # "/rfo-in/go" also begins "/rfo-in/gomod"
                 text = text.replace(inside, str(outside))
             return text
 
@@ -138,7 +139,10 @@ def _pipeline_build(context: Context) -> Cost:
         cold.store = Store(work / "store")
         with _timed(costs):
             release(cold)
-    return costs[0]
+        # What runs in a sandbox is not this process's child; its record has what it used.
+        names = plan(cold.release.values, cold.units, cold.inputs, packs=False).order
+        sandboxed = sum(record.cpu for name in names if (record := cold.store.history(name)))
+    return Cost(costs[0].wall, costs[0].cpu + sandboxed)
 
 
 def _noop(context: Context) -> float:
