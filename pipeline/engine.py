@@ -15,7 +15,10 @@ def code_digest(*names: str) -> Digest:
     total = hashlib.sha256()
     for name in names:
         path = HERE / name
-        for file in [path] if path.is_file() else sorted(path.glob("**/*.py")):
+        files = [path] if path.is_file() else sorted(path.glob("**/*.py"))
+        if not files:
+            raise FileNotFoundError(f"{path}: no code to make a key of")
+        for file in files:
             total.update(f"{file.relative_to(HERE)} {Digest.of_file(file)}\n".encode())
     total.update(str(Digest.of_file(HERE.parent / "requirements.lock")).encode())
     return Digest(total.hexdigest())

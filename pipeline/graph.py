@@ -127,7 +127,8 @@ class Graph:
     def __init__(self, actions: list[Action]) -> None:
         self.actions = {a.name: a for a in actions}
         if len(self.actions) != len(actions):
-            raise DefinitionError("two actions have the same name")
+            names = [a.name for a in actions]
+            raise DefinitionError(f"two actions are called {next(n for n in names if names.count(n) > 1)}")
         self.order = self._sort()
 
     def _sort(self) -> list[str]:
@@ -189,11 +190,30 @@ def resolve(reference: Digest | Ref, outputs: Mapping[str, Mapping[str, Output]]
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys, no spaces and no floats: equal values have equal bytes."""
+    """JSON with sorted keys, no spaces and no floats: equal values have equal bytes. Raises TypeError for others."""
+    _refuse_ambiguous(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
-def cached(action: Action, outputs: Mapping[str, Mapping[str, Output]], store: Store) -> tuple[Digest, dict[str, Any], Record | None]:
+def _refuse_ambiguous(value: Any) -> None:
+    """Floats and keys that are not text have no one spelling in JSON."""
+    if isinstance(value, dict):
+        if not all(isinstance(k, str) for k in value):
+            raise TypeError(f"a key that is not text: {next(k for k in value if not isinstance(k, str))!r}")
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _refuse_ambiguous(item)
+    elif not isinstance(value, str | int | None):
+        raise TypeError(f"{type(value).__name__} in what becomes a key: {value!r:.80}")
+
+
+def cached(
+    action: Action, outputs: Mapping[str, Mapping[str, Output]], store: Store
+) -> tuple[Digest, dict[str, Any], Record | None]:
     """The action's key, its parts and its record if there is one."""
     key, parts = action.key(outputs)
-    return key, parts, store.record(key)
+    record = store.record(key)
+    if record and canonical(record.parts) != canonical(parts):  # the record of another action under this key
+        record = None
+    return key, parts, record

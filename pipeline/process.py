@@ -40,8 +40,12 @@ def run(
         done = subprocess.run(
             list(command), env=env, cwd=cwd, input=stdin, capture_output=True, timeout=timeout, check=False
         )
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if cwd and not cwd.is_dir():
+            raise HostError(f"the folder {cwd} does not exist") from error
         raise HostError(f"the program {command[0]} is not installed") from None
+    except OSError as error:
+        raise HostError(f"`{shlex.join(command)[:300]}` cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired:
         raise HostError(f"`{shlex.join(command)[:300]}` did not end within {timeout:.0f} s") from None
     if check and done.returncode:

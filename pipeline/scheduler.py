@@ -4,26 +4,32 @@ One failure does not stop what does not depend on it. All decisions are made on 
 run actions.
 """
 
+import contextlib
+import errno
 import os
 import queue
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.errors import BuildError, Interrupted, PipelineError
 from pipeline.graph import Action, Graph, Ref, Work, cached, estimate
 from pipeline.model import Digest
 from pipeline.report.progress import Progress
 from pipeline.sandbox import Executor
-from pipeline.store import Output, Record, Store
+from pipeline.store import Output, Record, Store, store_error
 
 MARGIN = 1.25
 """A recorded peak is taken this much larger: the next run may do a little more at once."""
 TICK = 0.5
 """Seconds between progress updates."""
+REPAIRS = 3
+"""How often one action's inputs are made again in a run; a store that damages more than that is broken."""
 
 
 class DamagedInput(BuildError):
@@ -56,6 +62,22 @@ class Result:
 
 
 @dataclass
+class _State:
+    """A graph on its way."""
+
+    graph: Graph
+    result: Result
+    waiting: set[str]
+    running: dict[str, int] = field(default_factory=dict)
+    """Action to the memory reserved for it."""
+    repairs: Counter[str] = field(default_factory=Counter)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether all that it depends on is there."""
+        return all(d in self.result.outputs for d in self.graph.actions[name].dependencies)
+
+
+@dataclass
 class Scheduler:
     """Runs graphs against one store."""
 
@@ -77,49 +99,30 @@ class Scheduler:
             return result
         self.progress.begin({n: estimate(graph.actions[n], self.store) for n in todo}, len(graph.actions))
         self.executor.check()
+        self.store.sweep()
         priority = graph.critical_seconds(self.store)
-        finished: queue.SimpleQueue[tuple[str, Record | PipelineError, Path | None]] = queue.SimpleQueue()
-        running: dict[str, int] = {}
-        waiting = set(todo)
-        stop = False
+        finished: queue.SimpleQueue[tuple[str, Record | PipelineError, bool]] = queue.SimpleQueue()
+        state = _State(graph, result, set(todo))
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="action") as pool:
             try:
-                while waiting or running:
-                    self._skip(graph, waiting, result)
-                    ready = [] if stop else [n for n in waiting if all(d in result.outputs for d in graph.actions[n].dependencies)]
-                    for name in sorted(ready, key=lambda n: (-priority[n], n)):
-                        need = self.memory_of(graph.actions[name])
-                        if len(running) >= self.jobs or (running and sum(running.values()) + need > self.memory):
-                            continue
-                        waiting.discard(name)
-                        running[name] = need
+                while state.waiting or state.running:
+                    self._skip(state)
+                    for name in self._startable(state, priority):
+                        state.waiting.discard(name)
+                        state.running[name] = self.memory_of(graph.actions[name])
                         pool.submit(self._work, graph.actions[name], dict(result.outputs), finished)
                         self.progress.start(name)
-                    if not running:
+                    if not state.running:
                         break
                     try:
-                        name, outcome, log = finished.get(timeout=TICK)
+                        self._settle(state, *finished.get(timeout=TICK))
                     except queue.Empty:
                         self.progress.tick()
-                        continue
-                    del running[name]
-                    if isinstance(outcome, Record):
-                        result.records[name] = outcome
-                        result.outputs[name] = dict(outcome.outputs)
-                        result.ran.append(name)
-                        self.progress.done(name, outcome)
-                    elif isinstance(outcome, DamagedInput):
-                        result.outputs.pop(outcome.maker, None)
-                        waiting |= {name, outcome.maker}
-                        self.progress.again(outcome.maker, name)
-                    else:
-                        result.failures.append(Failure(name, outcome, log))
-                        self.progress.fail(name, outcome)
-                        stop = stop or not self.keep_going
             except KeyboardInterrupt:
                 self.cancel.set()
                 self.progress.end()
-                raise Interrupted("stopped; finished actions are kept", "run the same command to go on where it stopped") from None
+                reason = "stopped; finished actions are kept"
+                raise Interrupted(reason, "run the same command to go on where it stopped") from None
             except BaseException:
                 self.cancel.set()
                 raise
@@ -146,49 +149,88 @@ class Scheduler:
         """Bytes an action may plan with: never more than all jobs together may take, never less than it declares."""
         return max(action.memory, self.memory // self.jobs)
 
-    def _skip(self, graph: Graph, waiting: set[str], result: Result) -> None:
-        lost = {f.name: f.name for f in result.failures} | result.skipped
-        for name in [n for n in graph.order if n in waiting]:
-            cause = next((lost[d] for d in graph.actions[name].dependencies if d in lost), None)
+    def _startable(self, state: "_State", priority: Mapping[str, float]) -> list[str]:
+        """What can start now beside what runs: the longest first, as far as workers and memory go."""
+        if state.result.failures and not self.keep_going:
+            return []
+        chosen: list[str] = []
+        used = sum(state.running.values())
+        for name in sorted(filter(state.is_ready, state.waiting), key=lambda n: (-priority[n], n)):
+            count, need = len(state.running) + len(chosen), self.memory_of(state.graph.actions[name])
+            if count < self.jobs and (count == 0 or used + need <= self.memory):
+                chosen.append(name)
+                used += need
+        return chosen
+
+    def _settle(self, state: "_State", name: str, outcome: Record | PipelineError, ran: bool) -> None:
+        """Take note of how an action ended."""
+        result = state.result
+        del state.running[name]
+        if isinstance(outcome, Record):
+            result.records[name] = outcome
+            result.outputs[name] = dict(outcome.outputs)
+            result.ran += [name] if ran else []
+            self.progress.done(name, outcome)
+        elif isinstance(outcome, DamagedInput) and state.repairs[name] < REPAIRS:
+            state.repairs[name] += 1
+            state.waiting.add(name)
+            self.progress.wait(name)
+            made = result.outputs.get(outcome.maker, {})
+            if not all(self.store.has(o.digest, o.size) for o in made.values()):  # else another needed it and said so
+                del result.outputs[outcome.maker]
+                state.waiting.add(outcome.maker)
+                self.progress.again(outcome.maker, name)
+        else:
+            result.failures.append(Failure(name, outcome, outcome.log))
+            self.progress.fail(name, outcome)
+
+    def _skip(self, state: "_State") -> None:
+        lost = {f.name: f.name for f in state.result.failures} | state.result.skipped
+        for name in [n for n in state.graph.order if n in state.waiting]:
+            cause = next((lost[d] for d in state.graph.actions[name].dependencies if d in lost), None)
             if cause:
-                waiting.discard(name)
-                lost[name] = result.skipped[name] = cause
+                state.waiting.discard(name)
+                lost[name] = state.result.skipped[name] = cause
 
     def _work(self, action: Action, outputs: dict[str, dict[str, Output]], finished: Any) -> None:
-        log: Path | None = None
         outcome: Record | PipelineError
+        ran = False
         try:
-            outcome, log = self._run(action, outputs)
+            outcome, ran = self._run(action, outputs)
         except PipelineError as error:
-            outcome, log = error, getattr(error, "log", None)
-        except Exception as error:  # an engine fault still ends as one failed action, with its place
+            outcome = error
+        except BaseException as error:  # an engine fault still ends as one failed action, with its place
             outcome = BuildError(f"{action.name}: the engine failed: {type(error).__name__}: {error}")
             outcome.__cause__ = error
-        finished.put((action.name, outcome, log))
+        finished.put((action.name, outcome, ran))
 
-    def _run(self, action: Action, outputs: dict[str, dict[str, Output]]) -> tuple[Record, None]:
-        key, parts, _ = cached(action, outputs, self.store)
-        with self.store.exclusive(f"action-{key.hex}"):
-            if record := self.store.record(key):  # another process was faster
-                return record, None
+    def _run(self, action: Action, outputs: dict[str, dict[str, Output]]) -> tuple[Record, bool]:
+        """The action's record, and whether it ran for it here."""
+        key, _ = action.key(outputs)
+        with self.store.exclusive(f"action-{key.hex}", self.cancel):
+            _, parts, record = cached(action, outputs, self.store)
+            if record:  # another process was faster
+                return record, False
             inputs = self._inputs(parts["inputs"], action)
-            started = time.monotonic()
             with self.store.workspace() as folder, (folder / "log").open("w+b") as log:
-                work = Work(action.name, inputs, folder, log, self.executor, self.cancel, self.share_of(action))
+                started = time.monotonic()
                 try:
+                    work = Work(action.name, inputs, folder, log, self.executor, self.cancel, self.share_of(action))
                     action.run(work)
-                    log.flush()
+                    seconds = time.monotonic() - started
+                    files = _files(work.out, action.name)
+                    made = {p.relative_to(work.out).as_posix(): self.store.add(p) for p in files}
                 except OSError as error:
-                    raise self._failed(BuildError(f"{action.name}: {error}"), action, folder) from error
+                    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                    fault = store_error(error, folder) if full else BuildError(f"{action.name}: {error}")
+                    raise self._failed(fault, action, log) from error
                 except PipelineError as error:
-                    log.flush()
-                    raise self._failed(error, action, folder) from error
-                seconds = time.monotonic() - started
-                made = {p.relative_to(work.out).as_posix(): self.store.add(p) for p in _files(work.out, action.name)}
+                    raise self._failed(error, action, log) from error
+                log.flush()
                 log_digest = self.store.add(folder / "log").digest
             record = Record(action.name, made, seconds, work.cpu, work.peak, log_digest, parts)
             self.store.remember(key, record)
-            return record, None
+            return record, True
 
     def _inputs(self, wanted: dict[str, str], action: Action) -> dict[str, Path]:
         inputs = {}
@@ -201,24 +243,30 @@ class Scheduler:
             inputs[name] = path
         return inputs
 
-    def _failed(self, error: PipelineError, action: Action, folder: Path) -> PipelineError:
-        """Keep the log of a failed action where the user can read it."""
+    def _failed(self, error: PipelineError, action: Action, log: IO[bytes]) -> PipelineError:
+        """Keep the log of a failed action where the user can read it, if the disk still takes it."""
         kept = self.store.root / "logs" / f"{action.name.replace('/', '_')}.log"
-        kept.parent.mkdir(exist_ok=True)
-        (folder / "log").replace(kept)
-        error.log = kept  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError):
+            log.flush()
+            kept.parent.mkdir(exist_ok=True)
+            Path(log.name).replace(kept)
+            error.log = kept
         return error
 
 
 def _files(folder: Path, action: str) -> list[Path]:
-    """The regular files an action left; anything else there is its fault."""
+    """The regular files an action left; anything else there is its fault, and so is a folder that cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     found = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise BuildError(f"{action}: {path.name} in /out is neither a file nor a folder")
-        if path.is_file():
-            found.append(path)
-    return found
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        for path in (Path(parent, n) for n in [*folders, *files]):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise BuildError(f"{action}: {path.name} in /out is neither a file nor a folder")
+        found += [Path(parent, n) for n in files]
+    return sorted(found)
 
 
 def available_memory() -> int:

@@ -15,14 +15,21 @@ import json
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StoreError
+from pipeline.errors import Interrupted, PipelineError, StoreError
 from pipeline.lock import write_atomically
 from pipeline.model import Digest
+
+POLL = 0.05
+"""Seconds between attempts at a lock that another process holds."""
+ABANDONED = 86400
+"""Seconds without a new file after which a workspace that nobody holds is taken for that of a killed run."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ class Record:
     """The key's parts, so that a later miss can be explained."""
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept on disk."""
-        return {
+        """As it is kept on disk; `check` tells a damaged record."""
+        data = {
             "name": self.name,
             "outputs": {k: [str(o.digest), o.size] for k, o in sorted(self.outputs.items())},
             "seconds": round(self.seconds, 3),
@@ -60,13 +67,18 @@ class Record:
             "log": str(self.log) if self.log else None,
             "parts": self.parts,
         }
+        return {**data, "check": _check(data)}
 
     @classmethod
     def from_json(cls, data: Any) -> "Record":
         """Read a record; raises KeyError, TypeError, ValueError or SourceError when it is not one."""
+        facts = {k: data[k] for k in ("name", "outputs", "seconds", "cpu", "peak", "log", "parts")}
+        if set(data) - set(facts) - {"check"} or ("check" in data and data["check"] != _check(facts)):
+            raise ValueError("damaged record")
         outputs = {k: Output(Digest.parse(d), int(s)) for k, (d, s) in data["outputs"].items()}
         log = Digest.parse(data["log"]) if data["log"] else None
-        return cls(data["name"], outputs, data["seconds"], data["cpu"], data["peak"], log, data["parts"])
+        cost = float(data["seconds"]), float(data["cpu"]), int(data["peak"])
+        return cls(str(data["name"]), outputs, *cost, log, dict(data["parts"]))
 
 
 class Store:
@@ -74,7 +86,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._checked: dict[Digest, tuple[int, int, int]] = {}
+        self._checked: dict[Digest, tuple[int, ...]] = {}
         try:
             for name in ("blobs/sha256", "records", "history", "trees", "gomod", "gocache", "locks", "tmp"):
                 (root / name).mkdir(parents=True, exist_ok=True)
@@ -107,11 +119,11 @@ class Store:
         path = self.blob(digest)
         try:
             found = path.lstat()
-            seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+            seen = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             if self._checked.get(digest) == seen:
                 return path
             if path.is_symlink() or not path.is_file() or Digest.of_file(path) != digest:
-                path.unlink()
+                remove_tree(path)
                 return None
         except FileNotFoundError:
             return None
@@ -123,13 +135,13 @@ class Store:
     def add(self, path: Path) -> Output:
         """Move a finished file into the store; it must lie on the store's file system."""
         try:
+            path.chmod(0o555)  # readable whatever its maker set; executable, so that it can be run where it stands
             size = path.stat().st_size
             digest = Digest.of_file(path)
             target = self.blob(digest)
-            if self.has(digest, size) and self.use(digest):
+            if self.use(digest):
                 path.unlink()
                 return Output(digest, size)
-            path.chmod(0o555)  # executable, so that a sandbox can run a binary where it stands
             _sync(path)
             target.parent.mkdir(exist_ok=True)
             path.rename(target)
@@ -165,10 +177,6 @@ class Store:
         except OSError as error:
             raise store_error(error, self.root) from error
 
-    def forget(self, key: Digest) -> None:
-        """Drop an action's record: its outputs turned out to be damaged."""
-        (self.root / "records" / f"{key.hex}.json").unlink(missing_ok=True)
-
     def history(self, name: str) -> Record | None:
         """The last record of the action called `name`, whatever its key was."""
         return _read_record(self._history(name))
@@ -181,46 +189,64 @@ class Store:
         """An empty folder on the store's file system that is gone afterwards."""
         try:
             path = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # held while its user lives: see sweep
         except OSError as error:
             raise store_error(error, self.root) from error
         try:
             yield path
         finally:
+            os.close(descriptor)
             remove_tree(path)
 
     @contextlib.contextmanager
-    def exclusive(self, name: str) -> Iterator[None]:
-        """Hold the lock called `name` against other processes and threads; waits for it."""
+    def exclusive(self, name: str, cancel: threading.Event | None = None) -> Iterator[None]:
+        """Hold the lock called `name` against other processes and threads; waits for it until `cancel` is set."""
         path = self.root / "locks" / name.replace("/", "_")
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise store_error(error, path) from error
+        stop = cancel or threading.Event()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while not _try_lock(descriptor, path):
+                if stop.wait(POLL):
+                    raise Interrupted(f"stopped while another process held {name}")
             yield
         finally:
             os.close(descriptor)
 
     def sweep(self) -> None:
-        """Remove the workspaces of runs that died: those whose folder nobody has touched for a day."""
-        limit = os.stat(self.root / "tmp").st_mtime - 86400
+        """Remove the workspaces of runs that were killed: nobody holds them or has touched them for a day."""
         for path in (self.root / "tmp").iterdir():
-            if path.lstat().st_mtime < limit:
-                remove_tree(path)
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    if time.time() - path.stat().st_mtime > ABANDONED and _try_lock(descriptor, path):
+                        remove_tree(path)
+                finally:
+                    os.close(descriptor)
+
+
+def _try_lock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise store_error(error, path) from error
+    return True
+
+
+def _check(data: Mapping[str, Any]) -> str:
+    return str(Digest.of_bytes(json.dumps(data, sort_keys=True).encode()))
 
 
 def _read_record(path: Path) -> Record | None:
     try:
         return Record.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PipelineError):
         return None
-    except Exception as error:
-        from pipeline.errors import PipelineError  # noqa: PLC0415 - only on damage
-
-        if isinstance(error, PipelineError):
-            return None
-        raise
 
 
 def _sync(path: Path) -> None:
@@ -232,27 +258,26 @@ def _sync(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder, read-only folders inside it included (a module cache has them)."""
-
-    def unlock(function: Any, name: str, _: Any) -> None:
-        parent = Path(name).parent
-        parent.chmod(0o700)
-        if Path(name).is_dir() and not Path(name).is_symlink():
-            Path(name).chmod(0o700)
-        with contextlib.suppress(FileNotFoundError):
-            function(name)
-
-    if path.is_symlink():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path, onerror=unlock)
+    """Remove a folder, folders inside it that nobody may read or write included; a file or a link as well."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        path.chmod(0o700)
+        for folder, names, _ in os.walk(path):  # from the top: each is opened before it is entered
+            for name in names:
+                if not os.path.islink(os.path.join(folder, name)):
+                    os.chmod(os.path.join(folder, name), 0o700)
+        shutil.rmtree(path)
 
 
 def store_error(error: OSError, path: Path) -> StoreError:
     """An operating system error at the store, as a user needs it."""
     hints = {
-        errno.ENOSPC: "free some space (`rm -r` what is not needed) or choose another store: RFO_STORE=/path",
-        errno.EDQUOT: "free some space (`rm -r` what is not needed) or choose another store: RFO_STORE=/path",
+        errno.ENOSPC: "free some space or choose another store: RFO_STORE=/path",
+        errno.EDQUOT: "free some space or choose another store: RFO_STORE=/path",
         errno.EROFS: "choose a writable store: RFO_STORE=/path",
         errno.EACCES: "choose a store that you may write: RFO_STORE=/path",
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.store import Record
 
 QUIET = 30.0
@@ -97,9 +97,12 @@ class Progress:
         self.event("failed", action=name, reason=error.reason)
         self.say(f"  {self._paint('31', 'FAILED')} {name}: {error.reason.splitlines()[0]}")
 
+    def wait(self, name: str) -> None:
+        """An action that started has to wait for an input."""
+        self._running.pop(name, None)
+
     def again(self, maker: str, wanted_by: str) -> None:
         """An output was damaged in the store and is made again."""
-        self._running.pop(wanted_by, None)
         self._finished -= 1
         self.event("again", action=maker, wanted_by=wanted_by)
         self.say(f"  {self._paint('33', 'damaged')} output of {maker} in the store; it is made again")
@@ -112,7 +115,8 @@ class Progress:
         elif time.monotonic() - self._said > QUIET and self._running:
             self._said = time.monotonic()
             running = ", ".join(f"{n} {duration(time.monotonic() - t)}" for n, t in self._running.items())
-            print(f"  ...   {running}  [{self._finished}/{self._total}, {duration(self.remaining())} left]", file=self.stream, flush=True)
+            left = f"[{self._finished}/{self._total}, {duration(self.remaining())} left]"
+            print(f"  ...   {running}  {left}", file=self.stream, flush=True)
 
     def end(self) -> None:
         """No action runs any more."""
@@ -154,4 +158,7 @@ class Progress:
 
 def open_events(target: str) -> IO[str]:
     """Where `--log-json` writes: a file, or `-` for standard output."""
-    return sys.stdout if target == "-" else Path(target).open("a", encoding="utf-8")
+    try:
+        return sys.stdout if target == "-" else Path(target).open("a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--log-json {target}: {error.strerror}") from error
