@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -141,7 +142,7 @@ def write_checkout(
     path = folder / "releases" / SMALL / "release.yaml"
     path.parent.mkdir(parents=True)
     chosen = {"bases": dict.fromkeys(ARCHES, BASE), "toolchains": {"go": GO}, "components": choices}
-    head = {"version": SMALL, "upstream": "v1.0.0+rke2r1", "date": "2022-11-18T00:00:00Z"}
+    head = {"version": SMALL, "upstream": "v1.0.0+rke2r1", "date": datetime(2022, 11, 18, tzinfo=UTC)}
     path.write_text(yaml.safe_dump(head | chosen))
     if lock:
         lock_small(folder)

@@ -6,6 +6,7 @@ checks it against the checksum database, and a sum in the definition has to agre
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -56,10 +57,16 @@ def _match(file: Path, units: list[Unit]) -> tuple[Unit, bytes]:
             info = archive.getinfo(f"{unit.module}/go.mod")
             if info.file_size > MAX_MOD:
                 raise SourceError(f"{file}: go.mod is larger than {MAX_MOD} bytes")
+            for name in names:
+                if ".." in name.split("/") or "\\" in name or "\0" in name:
+                    raise SourceError(f"{file}: member {name[:120]!r} leaves its root")
             return unit, archive.read(info)
     except KeyError:
         raise SourceError(f"{file}: holds no go.mod") from None
     except FileNotFoundError:
         raise UsageError(f"{file} does not exist") from None
-    except zipfile.BadZipFile as error:
-        raise SourceError(f"{file}: not a zip file ({error})") from error
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        # RuntimeError: an encrypted member, or (as NotImplementedError) an unknown compression.
+        raise SourceError(f"{file}: not a readable zip file ({error})") from error

@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+import stat
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +26,10 @@ from pipeline.store import Store, remove_tree
 
 MINIMUM = (1, 21)
 """The oldest host Go: the first that can fetch toolchains as modules."""
-KEPT = ("PATH", "HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+KEPT = ("PATH", "HOME", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 KEPT_PREFIXES = ("SSL_CERT_", "GIT_", "NETRC")
+PROBE_SECONDS = 60
+"""How long an origin may take to say whether it has a module."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +59,31 @@ class GoSources:
         self.extra_proxies: list[str] = []
         """`file://` proxies made from files the user named (`--source`), asked first."""
         self._verified: set[str] = set()
+        self._lock = threading.RLock()
 
     @cached_property
     def program(self) -> str:
         """The host's `go`; raises HostError."""
         found = shutil.which("go")
         if not found:
-            raise HostError("the Go command was not found", "install Go 1.21 or later, or run `./inv` once so that it brings its own")
+            raise HostError(
+                "the Go command was not found",
+                "install Go 1.21 or later, or run `./inv` once so that it brings its own",
+            )
         version = run([found, "env", "GOVERSION"], env={**os.environ, "GOTOOLCHAIN": "local"}).stdout.decode().strip()
         match = re.match(r"go(\d+)\.(\d+)", version)
         if not match or (int(match[1]), int(match[2])) < MINIMUM:
-            raise HostError(f"{found} is {version}; Go 1.21 or later is needed", "install a current Go, or take it off PATH and delete .venv: `./inv` then brings its own")
+            raise HostError(
+                f"{found} is {version}; Go 1.21 or later is needed",
+                "install a current Go, or take it off PATH and delete .venv: `./inv` then brings its own",
+            )
         return found
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
         """The host's Go configuration; raises SourceError if it silences the checksum database."""
         names = ["GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOINSECURE", "GOFLAGS", "GOVCS"]
+        names.append("GOAUTH")  # unknown before Go 1.24, and empty then
         env = {**os.environ, "GOTOOLCHAIN": "local"}
         found: dict[str, str] = json.loads(run([self.program, "env", "-json", *names], env=env).stdout)
         silenced = [f"{n}={found[n]}" for n in ("GONOSUMDB", "GOPRIVATE", "GOINSECURE") if found.get(n)]
@@ -88,11 +100,13 @@ class GoSources:
     def environment(self, **extra: str) -> dict[str, str]:
         """For `go` on the host: its own proxy settings, our module cache, nothing else of the user's."""
         kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
-        network = {k: self.settings[k] for k in ("GOPROXY", "GOSUMDB", "GONOPROXY", "GOVCS") if self.settings.get(k)}
         if self.offline:
             network = {"GOPROXY": "off", "GOSUMDB": "off"}
-        elif self.extra_proxies:
-            network["GOPROXY"] = ",".join([*self.extra_proxies, network.get("GOPROXY", "")]).rstrip(",")
+        else:
+            wanted = ("GOPROXY", "GOSUMDB", "GONOPROXY", "GOVCS", "GOAUTH")
+            network = {k: self.settings[k] for k in wanted if self.settings.get(k)}
+            if self.extra_proxies:
+                network["GOPROXY"] = ",".join([*self.extra_proxies, network.get("GOPROXY", "")]).rstrip(",")
         fixed = {
             "GOENV": "off",
             "GOFLAGS": "",
@@ -104,7 +118,10 @@ class GoSources:
         return {**kept, **network, **fixed, **extra}
 
     def download(self, modules: Sequence[str]) -> tuple[list[Downloaded], list[Refusal]]:
-        """Fetch `path@version` each, checked against the checksum database."""
+        """Fetch `path@version` each, checked against the checksum database.
+
+        Raises SourceError if an origin serves other bytes than the database knows: that is no matter of reaching it.
+        """
         with self.store.workspace() as empty:
             done = run(
                 [self.program, "mod", "download", "-json", *modules],
@@ -112,9 +129,13 @@ class GoSources:
                 cwd=empty,
                 check=False,
             )
-        entries = list(_json_stream(done.stdout.decode()))
+        try:
+            entries = list(_json_stream(done.stdout.decode()))
+        except ValueError:
+            entries = []  # go was ended in the middle of its answer
         if not entries:
-            raise NetworkError(f"go mod download: {done.stderr.decode(errors='replace')[-1500:].strip()}")
+            reason = done.stderr.decode(errors="replace")[-1500:].strip() or f"ended with status {done.returncode}"
+            raise NetworkError(f"go mod download: {reason}")
         good, bad = [], []
         for entry in entries:
             name = f"{entry['Path']}@{entry.get('Version', '')}"
@@ -123,6 +144,9 @@ class GoSources:
                 continue
             module = Module(entry["Path"], entry["Version"], entry["Sum"])
             good.append(Downloaded(module, Path(entry["Dir"]), _info_time(entry.get("Info"))))
+        if forged := [r for r in bad if "checksum mismatch" in r.reason]:
+            lines = "\n  ".join(f"{r.module}: {r.reason}" for r in forged)
+            raise SourceError(f"{len(forged)} modules are not what the checksum database says:\n  {lines}")
         return good, bad
 
     def probe(self, modules: Sequence[str]) -> list[Refusal]:
@@ -131,7 +155,11 @@ class GoSources:
             env = self.environment(GOFLAGS="-mod=mod")
 
             def ask(module: str) -> Refusal | None:
-                done = run([self.program, "list", "-m", "-json", module], env=env, cwd=empty, check=False, timeout=60)
+                command = [self.program, "list", "-m", "-json", module]
+                try:
+                    done = run(command, env=env, cwd=empty, check=False, timeout=PROBE_SECONDS)
+                except HostError:
+                    return Refusal(module, f"no answer within {PROBE_SECONDS} s")
                 return Refusal(module, _answer(done.stderr)) if done.returncode else None
 
             return [r for r in pool.map(ask, modules) if r]
@@ -178,57 +206,93 @@ class GoSources:
 
         A tree that does not match is removed together with its zip, so that it can only be fetched again.
         """
-        todo = [m for m in modules if str(m) not in self._verified]
-        with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-            sums = list(pool.map(lambda m: hash_tree(self.store.gomod / m.directory, str(m)), todo))
-        bad = []
-        for module, found in zip(todo, sums, strict=True):
-            if found == module.sum:
-                self._verified.add(str(module))
-            else:
-                bad.append(module)
-                self._discard(module)
-        return bad
+        with self._lock:  # another thread would read what this one removes
+            todo = [m for m in modules if str(m) not in self._verified]
+            with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+                sums = list(pool.map(lambda m: hash_tree(self.store.gomod / m.directory, str(m)), todo))
+            bad = []
+            for module, found in zip(todo, sums, strict=True):
+                if found == module.sum:
+                    self._verified.add(str(module))
+                else:
+                    bad.append(module)
+                    self._discard(module)
+            return bad
+
+    def ensure(self, modules: Sequence[Module]) -> None:
+        """Have modules in place and equal to their pins; what was tampered with is fetched again once.
+
+        Raises NetworkError if that cannot be, SourceError if the origin serves something else than the lock says.
+        """
+        with self._lock:
+            self.fetch(modules)
+            if bad := self.verify(modules):
+                self.fetch(bad)
+                if still := self.verify(bad):
+                    raise SourceError(
+                        f"module {still[0]} is not what the lock says ({still[0].sum}); it was removed from the store",
+                        "run `./inv fetch` again; if it stays, the origin serves other bytes",
+                    )
+
+    def _present(self, module: Module) -> bool:
+        """Whether a module was extracted to its end: go marks one that it is working on, and may have died."""
+        started = self._download(module, "partial")
+        return (self.store.gomod / module.directory).is_dir() and not started.exists()
+
+    def _download(self, module: Module, suffix: str) -> Path:
+        folder = self.store.gomod / "cache" / "download" / escape_module(module.path) / "@v"
+        return folder / f"{escape_module(module.version)}.{suffix}"
 
     def _discard(self, module: Module) -> None:
         remove_tree(self.store.gomod / module.directory)
-        download = self.store.gomod / "cache" / "download" / escape_module(module.path) / "@v"
         for suffix in ("zip", "ziphash"):
-            (download / f"{escape_module(module.version)}.{suffix}").unlink(missing_ok=True)
+            self._download(module, suffix).unlink(missing_ok=True)
 
     def fetch(self, modules: Sequence[Module]) -> None:
         """Bring modules that are missing; raises NetworkError or SourceError naming each that could not be had."""
-        missing = [m for m in modules if not (self.store.gomod / m.directory).is_dir()]
+        missing = [m for m in modules if not self._present(m)]
         if not missing:
             return
         if self.offline:
             names = "\n  ".join(str(m) for m in missing[:20])
-            raise NetworkError(f"{len(missing)} modules are not in the store, and --offline forbids fetching:\n  {names}", "run `./inv fetch` with network first")
+            raise NetworkError(
+                f"{len(missing)} modules are not in the store, and --offline forbids fetching:\n  {names}",
+                "run `./inv fetch` with network first",
+            )
         good, bad = self.download([str(m) for m in missing])
         if bad:
             lines = "\n  ".join(f"{r.module}: {r.reason}" for r in bad)
-            raise NetworkError(f"{len(bad)} pins are gone from their origin and not in the store:\n  {lines}", "if the origin dropped them, renew the lock: `./inv lock --version VERSION --update`; or give a copy: --source NAME=FILE")
+            raise NetworkError(
+                f"{len(bad)} pins are gone from their origin and not in the store:\n  {lines}",
+                "if the origin dropped them, renew the lock: `./inv lock --version VERSION --update`; "
+                "or give a copy: --source NAME=FILE",
+            )
         locked = {str(m): m.sum for m in modules}
         for item in good:
             if item.module.sum != locked[str(item.module)]:
-                raise SourceError(f"module {item.module}: the lock says {locked[str(item.module)]}, the origin serves {item.module.sum}")
+                says = locked[str(item.module)]
+                raise SourceError(f"module {item.module}: the lock says {says}, the origin serves {item.module.sum}")
 
 
 def hash_tree(root: Path, prefix: str) -> str:
     """The `h1` of an extracted module: Hash1 of golang.org/x/mod/sumdb/dirhash. Empty if the tree is missing."""
     if not root.is_dir():
         return ""
-    names: list[tuple[str, str]] = []
+    names: list[tuple[bytes, str]] = []
     for folder, folders, files in os.walk(root):
         if any(Path(folder, d).is_symlink() for d in folders):
             return "a directory link"
-        names += [(f"{prefix}/{os.path.relpath(os.path.join(folder, f), root)}", os.path.join(folder, f)) for f in files]
+        for file in files:
+            path = os.path.join(folder, file)
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                return "a link or device"
+            if "\n" in path:  # it could pass for two files
+                return "a name with a line break"
+            names.append((os.fsencode(f"{prefix}/{os.path.relpath(path, root)}"), path))
     total = hashlib.sha256()
     for name, path in sorted(names):
-        if os.path.islink(path):
-            return "a link"
-        with open(path, "rb", buffering=0) as file:
-            total.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+        with open(path, "rb", buffering=0) as content:
+            total.update(hashlib.file_digest(content, "sha256").hexdigest().encode() + b"  " + name + b"\n")
     return "h1:" + base64.b64encode(total.digest()).decode()
 
 
@@ -242,34 +306,80 @@ def read_sums(go_sum: str) -> dict[tuple[str, str], str]:
     return sums
 
 
-_REPLACE = re.compile(r"^\s*(?:replace\s+)?(?P<path>[^\s(]+)(?P<from>\s+v\S+)?\s+=>\s+(?P<to>\.{1,2}(?:/\S*)?)\s*(?://.*)?$")
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|//.*|[(),]|(?:(?!//)[^\s(),"`])+')
+"""A token of a go.mod line (https://go.dev/ref/mod#go-mod-file-lexical): string, comment, punctuation or word."""
 
 
-def local_replaces(go_mod: str) -> list[tuple[int, str]]:
-    """(line number, module path) of each replacement by a directory."""
+@dataclass(frozen=True)
+class LocalReplace:
+    """A replacement by a directory, one line of a go.mod."""
+
+    line: int
+    """Index of the line."""
+    path: str
+    version: str
+    """The version that is replaced; empty if all are."""
+    target: str
+    """The directory that takes its place, relative to the go.mod."""
+    single: bool
+    """Has the keyword on its own line, in place of standing in a block."""
+
+
+def local_replaces(go_mod: str) -> list[LocalReplace]:
+    """Each replacement by a directory; nothing but a replacement has an arrow."""
     found = []
     for number, line in enumerate(go_mod.splitlines()):
-        if match := _REPLACE.match(line):
-            found.append((number, match["path"].strip('"')))
+        tokens = [_unquote(t) for t in _TOKEN.findall(line) if not t.startswith("//")]
+        single = tokens[:1] == ["replace"] and tokens[1:2] != ["=>"]
+        match tokens[1:] if single else tokens:
+            case [path, "=>", target] if _is_directory(target):
+                found.append(LocalReplace(number, path, "", target, single))
+            case [path, version, "=>", target] if _is_directory(target):
+                found.append(LocalReplace(number, path, version, target, single))
     return found
 
 
-def rewrite_replaces(go_mod: str, rules: Sequence[tuple[str, str | None]], where: str) -> str:
+def _is_directory(path: str) -> bool:
+    """As modfile.IsDirectoryPath of golang.org/x/mod."""
+    return path in (".", "..") or path.startswith(("./", "../", "/"))
+
+
+def _unquote(token: str) -> str:
+    if token.startswith("`"):
+        return token[1:-1]
+    return re.sub(r"\\(.)", r"\1", token[1:-1]) if token.startswith('"') else token
+
+
+def rewrite_replaces(
+    go_mod: str, rules: Sequence[tuple[str, str | None]], where: str, *, tree: Path | None = None
+) -> str:
     """go.mod with each local replacement rewritten by the first rule (module pattern, version or None to drop).
 
-    Raises DefinitionError if no rule speaks of one: the directory it names is not in the module's zip.
+    One that no rule speaks of stays if its directory is a module inside `tree`, the whole repository. Otherwise it
+    raises DefinitionError: the directory is not in the source (a module zip never has it).
     """
     lines = go_mod.splitlines()
-    for number, path in local_replaces(go_mod):
+    for found in local_replaces(go_mod):
         for pattern, version in rules:
-            if path == pattern or (pattern.endswith("*") and path.startswith(pattern[:-1])):
-                indent = "" if lines[number].lstrip().startswith("replace ") else "\t"
-                prefix = "" if indent else "replace "
-                lines[number] = f"{indent}{prefix}{path} => {path} {version}" if version else ""
+            if found.path == pattern or (pattern.endswith("*") and found.path.startswith(pattern[:-1])):
+                left = f"{found.path} {found.version}".rstrip()
+                text = f"{left} => {found.path} {version}"
+                lines[found.line] = f"{'replace ' if found.single else chr(9)}{text}" if version else ""
                 break
         else:
-            raise DefinitionError(f"{where}: go.mod replaces {path} by a local directory, which the module zip does not have", "add a rule under source.replace")
+            if tree and _has_module(tree, found.target):
+                continue
+            raise DefinitionError(
+                f"{where}: go.mod replaces {found.path} by the local directory {found.target}, "
+                "which the source does not have",
+                "add a rule under source.replace",
+            )
     return "\n".join(lines) + "\n"
+
+
+def _has_module(tree: Path, directory: str) -> bool:
+    path = (tree / directory).resolve()
+    return path.is_relative_to(tree.resolve()) and (path / "go.mod").is_file()
 
 
 def _json_stream(text: str) -> Iterable[dict[str, Any]]:
