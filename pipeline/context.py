@@ -17,6 +17,7 @@ from pipeline.model import PLATFORMS, platform
 from pipeline.report.progress import Progress
 from pipeline.roots import Roots
 from pipeline.sources.go import GoSources
+from pipeline.sources.snapshot import Snapshots
 from pipeline.store import Store
 from pipeline.units import Unit, units_of
 
@@ -131,9 +132,16 @@ class Context:
         from pipeline.sources.given import add_given_modules  # noqa: PLC0415 - rarely used
 
         go = GoSources(self.store, offline=self.options.offline)
-        if self.options.sources:
-            add_given_modules(go, self.options.sources, self.all_units, self.release.date)
+        if zips := {c: f for c, f in self.options.sources.items() if c not in self.snapshots.given}:
+            add_given_modules(go, zips, self.all_units, self.release.date)
         return go
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """The git and archive sources, with what the user gave by path."""
+        of_these_kinds = {u.component for u in self.all_units if u.source.git or u.source.archive}
+        given = {c: p for c, p in self.options.sources.items() if c in of_these_kinds}
+        return Snapshots(self.store, offline=self.options.offline, given=given)
 
     @cached_property
     def sources(self) -> LockedSources:
@@ -145,7 +153,9 @@ class Context:
         if self.options.locked or self.options.offline:
             reason = "--offline" if self.options.offline else "--locked"
             raise DefinitionError(f"{self.options.version} has no sources.lock, and {reason} forbids making one", hint)
-        made = make_sources(self.release, self.all_units, self.definitions, self.go, host_arch(), self.progress)
+        made = make_sources(
+            self.release, self.all_units, self.definitions, self.go, self.snapshots, host_arch(), self.progress
+        )
         write_sources(self.definitions, made)
         self.progress.say(f"  wrote releases/{self.options.version}/sources.lock; review and commit it")
         return made
@@ -173,7 +183,9 @@ class Context:
                     base, self.base_locks[base.name], self.store, host_arch(),
                     origin=self.options.mirrors.get(base.name), offline=self.options.offline, progress=self.progress,
                 )  # fmt: skip
-                by_base[base.name] = Inputs(self.checkout, self.store, sources, roots, self.go, self.release.epoch)
+                by_base[base.name] = Inputs(
+                    self.checkout, self.store, sources, roots, self.go, self.snapshots, self.release.epoch
+                )
         found = {a: by_base[self.bases[a].name] for a in self.arches}
         return {a: i for a, i in found.items() if a not in self.unavailable}
 

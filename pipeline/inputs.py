@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.errors import DefinitionError, SourceError
+from pipeline.errors import SourceError
 from pipeline.graph import canonical
 from pipeline.lock import write_atomically
 from pipeline.locking import LockedSources
@@ -14,6 +14,7 @@ from pipeline.model import Digest, Module
 from pipeline.roots import Roots
 from pipeline.sandbox import INPUTS, Mount
 from pipeline.sources.go import GoSources
+from pipeline.sources.snapshot import Snapshots
 from pipeline.sources.tree import export_tree, tree_digest
 from pipeline.store import Store
 from pipeline.units import Unit
@@ -28,6 +29,7 @@ class Inputs:
     locked: LockedSources
     roots: Roots
     go: GoSources
+    snapshots: Snapshots
     epoch: int
     """The release date."""
 
@@ -39,7 +41,7 @@ class Inputs:
         elif unit.source.tree:
             facts["tree"] = str(tree_digest(self.checkout, unit.source.tree))
         else:
-            raise DefinitionError(f"component {unit.component}: sources of kind {unit.source.kind} cannot be built yet")
+            facts["files"] = str(self.locked.lock.snapshots[unit.name].tar)
         if unit.build.compiler == "go":
             facts["toolchain"] = self.locked.lock.toolchains[unit.go].sum
             facts["modules"] = " ".join(f"{m} {m.sum}" for m in self.locked.lock.modules_of(unit.name))
@@ -49,10 +51,11 @@ class Inputs:
 
     def source_epoch(self, unit: Unit) -> int:
         """The time of a unit's compiled files: the source's own, so that an unchanged component is not shipped again."""
-        main = self.locked.lock.mains.get(unit.name)
-        if main is None:
+        lock = self.locked.lock
+        pin = lock.mains.get(unit.name) or lock.snapshots.get(unit.name)
+        if pin is None:
             return self.epoch
-        return int(datetime.fromisoformat(main.time.replace("Z", "+00:00")).timestamp())
+        return int(datetime.fromisoformat(pin.time.replace("Z", "+00:00")).timestamp())
 
     def modules(self, unit: Unit) -> list[Module]:
         """Every module a unit's build reads, its toolchain first."""
@@ -62,7 +65,8 @@ class Inputs:
         return found + lock.modules_of(unit.name)
 
     def fetch(self, units: Sequence[Unit]) -> None:
-        """Bring the modules of `units` into the store, and complete the module cache's metadata."""
+        """Bring the files and modules of `units` into the store, and complete the module cache's metadata."""
+        self.snapshots.fetch(units, self.locked.lock.snapshots)
         modules = sorted({m for u in units for m in self.modules(u)})
         self.go.fetch(modules)
         for unit in units:
@@ -105,6 +109,10 @@ class Inputs:
         """The folder with a unit's source."""
         if unit.source.go:
             yield self.store.gomod / self.locked.lock.mains[unit.name].module.directory
+            return
+        if pin := self.locked.lock.snapshots.get(unit.name):
+            with self.snapshots.folder(unit, pin) as folder:
+                yield folder
             return
         with self.store.workspace() as work:
             export_tree(self.checkout, str(unit.source.tree), work / "src")

@@ -15,7 +15,8 @@ from pipeline.errors import DefinitionError, NetworkError, SourceError
 from pipeline.lock import MainModule, SourcesLock, Toolchain, write_atomically
 from pipeline.model import Digest, Module
 from pipeline.report.progress import Progress
-from pipeline.sources.go import Downloaded, GoSources, read_sums, rewrite_replaces
+from pipeline.sources.go import GoSources, read_sums, rewrite_replaces
+from pipeline.sources.snapshot import KINDS, Snapshots
 from pipeline.units import Unit, lock_subject
 
 
@@ -60,7 +61,8 @@ def read_sources(definitions: Definitions, release: Release, units: Sequence[Uni
         )
     overlays = {}
     for unit in units:
-        if unit.source.go and unit.name not in lock.mains:
+        pins = lock.mains if unit.source.go else lock.snapshots if unit.source.kind in KINDS else (unit.name,)
+        if unit.name not in pins:
             raise DefinitionError(f"{path}: unit {unit.name} is missing", f"./inv lock --version {release.version} --update")
         mod = folder / "overlay" / unit.name / "go.mod"
         if mod.exists():
@@ -102,8 +104,9 @@ def preflight(release: Release, units: Sequence[Unit], go: GoSources, host: str)
 
 
 def make_sources(
-    release: Release, units: Sequence[Unit], definitions: Definitions, go: GoSources, host: str, progress: Progress
-) -> LockedSources:
+    release: Release, units: Sequence[Unit], definitions: Definitions, go: GoSources, snapshots: Snapshots, host: str,
+    progress: Progress,
+) -> LockedSources:  # fmt: skip
     """Resolve every source of a release to digests. Raises NetworkError, SourceError, DefinitionError."""
     preflight(release, units, go, host)
     versions = sorted({u.go for u in units})
@@ -113,15 +116,22 @@ def make_sources(
     if bad:
         raise NetworkError("sources cannot be had:\n  " + "\n  ".join(f"{r.module}: {r.reason}" for r in bad))
     by_name = {str(d.module): d for d in got}
-    lock = SourcesLock(release.version, lock_subject(units))
+    pins = snapshots.lock(units, release.epoch)
+    lock = SourcesLock(release.version, lock_subject(units), snapshots=pins)
     for version, name in names.items():
         lock.toolchains[version] = Toolchain(version, host, by_name[name].module.sum)
     overlays: dict[str, Overlay] = {}
 
     def resolve(unit: Unit) -> tuple[Unit, Overlay | None, set[Module]]:
-        main = by_name[unit.module] if unit.source.go else None
         toolchain = go.toolchain(lock.toolchains[unit.go].module)
-        overlay, modules = _resolve(unit, main, definitions, go, toolchain)
+        if unit.build.compiler != "go":
+            overlay, modules = None, set[Module]()
+        elif pin := pins.get(unit.name):
+            with snapshots.folder(unit, pin) as source:
+                overlay, modules = _resolve(unit, source, go, toolchain)
+        else:
+            source = by_name[unit.module].folder if unit.source.go else definitions.root / str(unit.source.tree)
+            overlay, modules = _resolve(unit, source, go, toolchain)
         progress.say(f"  locked {unit.name}: {len(modules)} modules" + (", overlay" if overlay else ""))
         return unit, overlay, modules
 
@@ -142,25 +152,27 @@ def make_sources(
 
 
 def _resolve(
-    unit: Unit, main: Downloaded | None, definitions: Definitions, go: GoSources, toolchain: Path
+    unit: Unit, source: Path, go: GoSources, toolchain: Path
 ) -> tuple[Overlay | None, set[Module]]:
-    """The overlay a unit needs, if any, and the modules that its packages import on any of its architectures."""
-    if unit.build.compiler != "go":
-        return None, set()
-    source = main.folder if main else definitions.root / str(unit.source.tree)
+    """The overlay a Go unit needs, if any, and the modules that its packages import on any of its architectures."""
+    if not (source / "go.mod").exists():
+        raise SourceError(f"component {unit.component}: its source has no go.mod at the top")
+    # A module zip has its own files only; a repository may hold what a replacement names.
+    tree = source if unit.source.kind in KINDS else None
     own_mod = (source / "go.mod").read_text()
     own_sum = (source / "go.sum").read_text() if (source / "go.sum").exists() else ""
     rules = [(r.module, None if r.drop else unit.fill(r.version or "", {})) for r in unit.source.replace]
     with go.store.workspace() as work:
         modfile = work / "go.mod"
-        modfile.write_text(rewrite_replaces(own_mod, rules, f"component {unit.component}"))
+        modfile.write_text(rewrite_replaces(own_mod, rules, f"component {unit.component}", tree=tree))
         modfile.with_suffix(".sum").write_text(own_sum)
         pairs: set[tuple[str, str]] = set()
         for arch in unit.arches:
             pairs |= go.imported(
                 toolchain, source, modfile, sorted(set(unit.build.binaries.values())), unit.build.tags, arch,
-                cgo=unit.build.uses_cgo(arch), update=main is not None,
+                cgo=unit.build.uses_cgo(arch), update=unit.source.tree is None,
             )  # fmt: skip
+        pairs = {(path, version) for path, version in pairs if version}  # the others are directories of the source
         made = Overlay(modfile.read_text(), modfile.with_suffix(".sum").read_text())
     sums = read_sums(made.sum)
     if missing := sorted(p for p in pairs if p not in sums):

@@ -21,7 +21,9 @@ def make_locks(context: Context, *, update: bool) -> None:
     except DefinitionError:
         old = None  # made for another definition: that is what --update is for
     if context.options.base is None or old is None:
-        made = make_sources(release, units, context.definitions, context.go, host_arch(), context.progress)
+        made = make_sources(
+            release, units, context.definitions, context.go, context.snapshots, host_arch(), context.progress
+        )
         write_sources(context.definitions, made)
         for line in describe_change(old.lock, made.lock) if old else ["sources.lock is new"]:
             context.progress.say(line)

@@ -89,7 +89,8 @@ def _variants(release: Release, choice: ComponentChoice) -> Iterable[tuple[*_Var
     for arch in release.bases:
         key = default
         if own := choice.platforms.get(arch):
-            pins = (own.commit, own.sha256) if own.version else (own.commit or choice.commit, own.sha256 or choice.sha256)
+            shared = choice if own.version is None else own  # another version has other content
+            pins = (own.commit or shared.commit, own.sha256 or shared.sha256)
             key = (own.version or version, own.go or go, own.sum, *pins)
         groups.setdefault(key, []).append(arch)
     return [(*key, tuple(sorted(arches))) for key, arches in groups.items() if arches]
