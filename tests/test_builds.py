@@ -12,6 +12,7 @@ import pytest
 from engine import (
     ARCHES,
     BASE,
+    HELLO,
     HOST,
     REAL,
     REPO,
@@ -237,7 +238,7 @@ def test_sources_that_change_during_a_run_are_never_kept_under_the_old_key(tmp_p
     from pipeline.plan import plan
     from pipeline.release import make_scheduler
 
-    checkout = small_checkout(tmp_path / "c")
+    checkout = small_checkout(tmp_path / "c", main=f"{HELLO}\n// never built as it is here\n")
     context = make_context(checkout, arches=(HOST,), components=("hello",), jobs=1)
     graph = plan(context.release.values, context.units, context.inputs, packs=False)
     main = checkout / "components" / "hello" / "src" / "main.go"
