@@ -1,13 +1,16 @@
 """A base's lock: committed with the release, or, for a floating stand-in, made at first use and kept in the store."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base import family
 from pipeline.definitions import Base, Definitions
-from pipeline.errors import DefinitionError, NetworkError
-from pipeline.lock import BaseLock, write_atomically
+from pipeline.errors import DefinitionError, HostError, NetworkError
+from pipeline.graph import canonical
+from pipeline.lock import BaseLock, lock_text, read_lock, write_atomically
 from pipeline.locking import lock_folder
+from pipeline.model import Digest
 from pipeline.report.progress import Progress
 from pipeline.store import Store
 
@@ -18,12 +21,19 @@ def base_lock_path(base: Base, version: str, definitions: Definitions, store: St
     return folder / f"{base.name}.lock"
 
 
+def base_subject(base: Base) -> Digest:
+    """What a base's lock is made from: another one needs another lock."""
+    roots = {role: [recipe.per, sorted(recipe.packages)] for role, recipe in base.roots.items()}
+    suites = {arch: list(names) for arch, names in base.suites.items()}
+    return Digest.of_bytes(canonical([base.family, base.origin, sorted(base.keys), suites, roots]))
+
+
 def read_base_lock(path: Path, base: Base) -> BaseLock | None:
     """The lock at `path`, or None; raises DefinitionError if it is of another base."""
-    try:
-        lock = BaseLock.parse(path.read_text(), str(path))
-    except FileNotFoundError:
+    text = read_lock(path)
+    if text is None:
         return None
+    lock = BaseLock.parse(text, str(path))
     if lock.base != base.name:
         raise DefinitionError(f"{path} is the lock of {lock.base}, not of {base.name}")
     return lock
@@ -40,13 +50,18 @@ def resolve_base(
         progress.say(f"  {base.name} has no {arch}: {reason}")
     for suite in lock.suites:
         progress.say(f"  {base.name} {suite.arch}: {suite.name} of {suite.date}")
-    return lock
+    return replace(lock, definition=base_subject(base))
 
 
 def write_base_lock(path: Path, lock: BaseLock, progress: Progress) -> BaseLock:
-    """Write `lock`, say so, and return it."""
-    write_atomically(path, lock.render().encode())
-    progress.say(f"  wrote {path}")
+    """Write `lock` if it is new, say so, and return it."""
+    text = lock_text(lock)
+    try:
+        if not path.is_file() or path.read_bytes() != text:
+            write_atomically(path, text)
+            progress.say(f"  wrote {path}")
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror}") from error
     return lock
 
 
@@ -63,13 +78,21 @@ def have_base_lock(
     offline: bool,
     locked: bool,
 ) -> BaseLock:
-    """The lock of `base`, made if it is missing or lacks an architecture that is wanted now."""
+    """The lock of `base`, made if it is missing or lacks an architecture that is wanted now.
+
+    A floating base's lock is made again when the base's definition changed; a committed one is renewed by a person.
+    """
     path = base_lock_path(base, version, definitions, store)
     lock = read_base_lock(path, base)
+    hint = f"./inv lock --version {version} --base {base.name}"
+    if lock and lock.definition != base_subject(base):
+        if not base.floating:
+            raise DefinitionError(f"{path} does not match the definition of {base.name}", f"{hint} --update")
+        progress.say(f"  the definition of {base.name} was changed after it was locked")
+        lock = None
     targets = {n for n, r in base.roots.items() if r.per == "target"}
     if lock and all(lock.root(role, arch) for role in targets for arch in arches):
         return lock
-    hint = f"./inv lock --version {version} --base {base.name}"
     if offline:
         if lock:
             return lock
@@ -88,4 +111,4 @@ def _extend(old: BaseLock, new: BaseLock) -> BaseLock:
     known = {(p.root, p.arch) for p in old.packages}
     packages = (*old.packages, *(p for p in new.packages if (p.root, p.arch) not in known))
     suites = (*old.suites, *(s for s in new.suites if s.arch not in {o.arch for o in old.suites}))
-    return BaseLock(old.base, tuple(sorted(packages)), tuple(sorted(suites)), new.missing)
+    return BaseLock(old.base, tuple(sorted(packages)), tuple(sorted(suites)), new.missing, old.definition)

@@ -2,6 +2,7 @@
 
 import os
 import platform as host_platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from pipeline.errors import DefinitionError, HostError, UsageError
 from pipeline.inputs import Inputs
 from pipeline.lock import BaseLock
 from pipeline.locking import LockedSources, make_sources, read_sources, write_sources
-from pipeline.model import PLATFORMS, platform
+from pipeline.model import PLATFORMS
 from pipeline.report.progress import Progress
 from pipeline.roots import Roots
 from pipeline.sources.go import GoSources
@@ -94,25 +95,36 @@ class Context:
         """The units of the components asked for."""
         wanted = self.options.components
         if unknown := sorted(set(wanted) - set(self.release.components)):
-            raise UsageError(f"{self.options.version} has no component {unknown[0]}", f"it has: {', '.join(sorted(self.release.components))}")
+            raise UsageError(
+                f"{self.options.version} has no component {unknown[0]}",
+                f"it has: {', '.join(sorted(self.release.components))}",
+            )
         return [u for u in self.all_units if not wanted or u.component in wanted]
 
     @cached_property
     def arches(self) -> tuple[str, ...]:
         """The architectures asked for."""
         for arch in self.options.arches:
-            platform(arch)
             if arch not in self.release.bases:
-                raise UsageError(f"{self.options.version} is not made for {arch}", f"it is made for: {', '.join(self.release.bases)}")
+                raise UsageError(
+                    f"{self.options.version} is not made for {arch}", f"it is made for: {', '.join(self.release.bases)}"
+                )
         return tuple(a for a in self.release.bases if not self.options.arches or a in self.options.arches)
 
     @cached_property
     def bases(self) -> dict[str, Base]:
         """The base of each architecture."""
+        known = self.definitions.bases()
+        for flag, name in [("--base", self.options.base), *(("--mirror", m) for m in self.options.mirrors)]:
+            if name is not None and name not in known:
+                raise UsageError(f"{flag}: there is no base {name}", f"choose one of: {', '.join(known)}")
         chosen = {a: self.definitions.base(self.options.base or self.release.bases[a]) for a in self.arches}
         for arch, base in chosen.items():
             if arch not in base.suites:
-                raise DefinitionError(f"base {base.name} does not exist for {arch}: unsupported", f"it exists for: {', '.join(base.suites)}")
+                raise DefinitionError(
+                    f"base {base.name} does not exist for {arch}: unsupported",
+                    f"it exists for: {', '.join(base.suites)}",
+                )
         return chosen
 
     @property
@@ -129,7 +141,7 @@ class Context:
     @cached_property
     def go(self) -> GoSources:
         """The Go sources, with what the user gave by file."""
-        from pipeline.sources.given import add_given_modules  # noqa: PLC0415 - rarely used
+        from pipeline.sources.given import add_given_modules
 
         go = GoSources(self.store, offline=self.options.offline)
         if zips := {c: f for c, f in self.options.sources.items() if c not in self.snapshots.given}:
@@ -175,9 +187,10 @@ class Context:
     @cached_property
     def inputs(self) -> dict[str, Inputs]:
         """The inputs of each architecture whose base is locked for it."""
-        sources = self.sources  # first: a source that cannot be had is said before a base is resolved
+        bases = self.bases  # first: a typing mistake is said before anything is asked of a network
+        sources = self.sources  # next: a source that cannot be had is said before a base is resolved
         by_base: dict[str, Inputs] = {}
-        for base in self.bases.values():
+        for base in bases.values():
             if base.name not in by_base:
                 roots = Roots(
                     base, self.base_locks[base.name], self.store, host_arch(),
@@ -205,6 +218,13 @@ class Context:
         return reasons
 
 
+def parse_count(text: str, flag: str) -> int:
+    """A number without sign; raises UsageError."""
+    if not re.fullmatch(r"[0-9]{1,4}", text):
+        raise UsageError(f"{flag} {text!r}: expected a number")
+    return int(text)
+
+
 def parse_pairs(values: Sequence[str], flag: str) -> dict[str, str]:
     """`NAME=VALUE` arguments; raises UsageError."""
     pairs = {}
@@ -212,5 +232,7 @@ def parse_pairs(values: Sequence[str], flag: str) -> dict[str, str]:
         name, found, rest = value.partition("=")
         if not found or not name or not rest:
             raise UsageError(f"{flag} {value!r}: expected NAME=VALUE")
+        if name in pairs:
+            raise UsageError(f"{flag}: {name} is given twice")
         pairs[name] = rest
     return pairs

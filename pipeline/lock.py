@@ -4,14 +4,16 @@
 spaces, so that a lock parses in milliseconds and a change of one input is a change of one line in review.
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from pipeline.errors import DefinitionError
+from pipeline.errors import DefinitionError, PipelineError, SourceError
 from pipeline.model import Digest, Module, RootedPath
 
 
@@ -60,6 +62,8 @@ class BaseLock:
     suites: tuple[Suite, ...]
     missing: tuple[tuple[str, str], ...] = ()
     """(architecture, reason) of those that could not be locked."""
+    definition: Digest | None = None
+    """Of what the lock was made from; another definition needs another lock."""
 
     def root(self, role: str, arch: str) -> tuple[Package, ...]:
         """The packages of one root, in the order in which they are extracted."""
@@ -68,26 +72,29 @@ class BaseLock:
     def render(self) -> str:
         """The lock's text; equal locks have equal text."""
         lines = [p.line() for p in sorted(self.packages)] + [s.line() for s in sorted(self.suites)]
-        return f"base {self.base}\n" + "".join(f"{line}\n" for line in sorted(lines))
+        head = f"base {self.base}" + (f" {self.definition}" if self.definition else "")
+        return f"{head}\n" + "".join(f"{line}\n" for line in sorted(lines))
 
     @classmethod
     def parse(cls, text: str, where: str) -> Self:
         """Read a lock; `where` names it in errors."""
-        base, packages, suites = "", [], []
-        for number, fields in _lines(text):
-            match fields:
-                case ["base", name]:
-                    base = name
-                case ["package", root, arch, name, version, path, size, digest] if size.isdecimal():
-                    RootedPath.parse(path)
-                    packages.append(Package(root, arch, name, version, path, int(size), Digest.parse(digest)))
-                case ["suite", arch, name, date, digest]:
-                    suites.append(Suite(arch, name, date, Digest.parse(digest)))
-                case _:
-                    raise _malformed(where, number)
+        base, definition, packages, suites = "", None, [], []
+        for number, fields in _lines(text, where):
+            with _line_of(where, number):
+                match fields:
+                    case ["base", name, *digests] if not base and len(digests) < 2:
+                        base = name
+                        definition = Digest.parse(digests[0]) if digests else None
+                    case ["package", root, arch, name, version, path, size, digest]:
+                        RootedPath.parse(path)
+                        packages.append(Package(root, arch, name, version, path, _count(size), Digest.parse(digest)))
+                    case ["suite", arch, name, date, digest]:
+                        suites.append(Suite(arch, name, date, Digest.parse(digest)))
+                    case _:
+                        raise ValueError(fields[0])
         if not base:
-            raise DefinitionError(f"{where}: the line 'base NAME' is missing")
-        return cls(base, tuple(sorted(packages)), tuple(sorted(suites)))
+            raise DefinitionError(f"{where}: the line 'base NAME DIGEST' is missing")
+        return cls(base, tuple(sorted(packages)), tuple(sorted(suites)), definition=definition)
 
 
 @dataclass(frozen=True, order=True)
@@ -95,7 +102,7 @@ class MainModule:
     """The module that a build unit compiles."""
 
     unit: str
-    """`component`, or `component.build` where a component has several; `@VERSION` follows where an architecture has another."""
+    """`component`, or `component.build` where it has several; `@VERSION` where an architecture has another."""
     module: Module
     time: str
     """The module's own time (RFC 3339, from its origin), the times of its compiled files."""
@@ -179,35 +186,91 @@ class SourcesLock:
     def parse(cls, text: str, where: str) -> Self:
         """Read a lock; `where` names it in errors."""
         lock: Self | None = None
-        for number, fields in _lines(text):
-            match fields:
-                case ["release", version, digest] if lock is None:
-                    lock = cls(version, Digest.parse(digest))
-                case ["main", unit, path, version, total, time] if lock and unit not in lock.mains:
-                    lock.mains[unit] = MainModule(unit, Module(path, version, total), time)
-                case ["module", path, version, total, units] if lock:
-                    lock.modules[Module(path, version, total)] = frozenset(units.split(","))
-                case ["toolchain", "go", version, arch, total] if lock:
-                    lock.toolchains[version] = Toolchain(version, arch, total)
-                case [("git" | "archive") as kind, unit, *origin, size, tar, time] if (
-                    lock and unit not in lock.snapshots and len(origin) == ORIGINS[kind] and size.isdecimal()
-                ):
-                    lock.snapshots[unit] = Snapshot(unit, kind, tuple(origin), int(size), Digest.parse(tar), time)
-                case _:
-                    raise _malformed(where, number)
+        for number, fields in _lines(text, where):
+            with _line_of(where, number):
+                match fields:
+                    case ["release", version, digest] if lock is None:
+                        lock = cls(version, Digest.parse(digest))
+                    case ["main", unit, path, version, total, time] if lock and unit not in lock.mains:
+                        lock.mains[unit] = MainModule(unit, Module(path, version, total), _time(time))
+                    case ["module", path, version, total, units] if lock:
+                        module = Module(path, version, total)
+                        if module in lock.modules:
+                            raise ValueError("the module stands twice")
+                        lock.modules[module] = frozenset(units.split(","))
+                    case ["toolchain", "go", version, arch, total] if lock and version not in lock.toolchains:
+                        lock.toolchains[version] = Toolchain(version, arch, total)
+                    case [("git" | "archive") as kind, unit, *origin, size, tar, time] if (
+                        lock and unit not in lock.snapshots and len(origin) == ORIGINS[kind]
+                    ):
+                        pin = Snapshot(unit, kind, tuple(origin), _count(size), Digest.parse(tar), _time(time))
+                        lock.snapshots[unit] = pin
+                    case _:
+                        raise ValueError(fields[0])
         if lock is None:
             raise DefinitionError(f"{where}: the line 'release VERSION DIGEST' is missing")
         return lock
 
 
-def _lines(text: str) -> Iterable[tuple[int, list[str]]]:
-    for number, line in enumerate(text.splitlines(), 1):
+def _lines(text: str, where: str) -> Iterable[tuple[int, list[str]]]:
+    seen = set()
+    for number, line in enumerate(text.split("\n"), 1):
         if line and not line.startswith("#"):
+            if line in seen:
+                raise DefinitionError(f"{where}: line {number} stands twice", _REMEDY)
+            seen.add(line)
             yield number, line.split(" ")
 
 
-def _malformed(where: str, number: int) -> DefinitionError:
-    return DefinitionError(f"{where}: line {number} is not a pin", "a lock is written by `inv lock`; restore it from git or renew it with --update")
+_REMEDY = "a lock is written by `inv lock`; restore it from git or renew it with --update"
+
+
+@contextlib.contextmanager
+def _line_of(where: str, number: int) -> Iterator[None]:
+    try:
+        yield
+    except (PipelineError, ValueError) as error:
+        raise DefinitionError(f"{where}: line {number} is not a pin: {error}", _REMEDY) from error
+
+
+def _count(text: str) -> int:
+    if str(int(text)) != text or text.startswith("-"):
+        raise ValueError(f"size {text!r}")
+    return int(text)
+
+
+def _time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(f"time {text!r} names no zone")
+    return text
+
+
+def lock_text(lock: BaseLock | SourcesLock) -> bytes:
+    """A lock's text for its file. Raises SourceError if it would not be read back as it is.
+
+    Names, versions and paths come from origins: one with a space or a line break would change other pins.
+    """
+    text = lock.render()
+    meant = lock
+    if isinstance(lock, BaseLock):
+        meant = replace(lock, packages=tuple(sorted(lock.packages)), suites=tuple(sorted(lock.suites)), missing=())
+    try:
+        found = type(lock).parse(text, "the new lock")
+    except DefinitionError as error:
+        raise SourceError(f"what the origin serves cannot be locked: {error.reason}") from error
+    if found != meant:
+        raise SourceError("what the origin serves cannot be locked: a name, version or path holds a line break")
+    return text.encode()
+
+
+def read_lock(path: Path) -> str | None:
+    """The text of a lock or overlay, None if there is no such file; raises DefinitionError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DefinitionError(f"{path} cannot be read: {error}", _REMEDY) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.definitions import Definitions, Release
-from pipeline.errors import DefinitionError, NetworkError, SourceError
-from pipeline.lock import MainModule, SourcesLock, Toolchain, write_atomically
+from pipeline.errors import DefinitionError, HostError, NetworkError, SourceError
+from pipeline.lock import MainModule, SourcesLock, Toolchain, lock_text, read_lock, write_atomically
 from pipeline.model import Digest, Module
 from pipeline.report.progress import Progress
 from pipeline.sources.go import GoSources, read_sums, rewrite_replaces
@@ -50,10 +50,10 @@ def read_sources(definitions: Definitions, release: Release, units: Sequence[Uni
     """The committed lock, or None if there is none; raises DefinitionError if it is of another definition."""
     folder = lock_folder(definitions, release.version)
     path = folder / "sources.lock"
-    try:
-        lock = SourcesLock.parse(path.read_text(), str(path))
-    except FileNotFoundError:
+    text = read_lock(path)
+    if text is None:
         return None
+    lock = SourcesLock.parse(text, str(path))
     if lock.release != release.version or lock.definition != lock_subject(units):
         raise DefinitionError(
             f"{path} does not match its definition: the release or a component was changed after it was made",
@@ -63,23 +63,31 @@ def read_sources(definitions: Definitions, release: Release, units: Sequence[Uni
     for unit in units:
         pins = lock.mains if unit.source.go else lock.snapshots if unit.source.kind in KINDS else (unit.name,)
         if unit.name not in pins:
-            raise DefinitionError(f"{path}: unit {unit.name} is missing", f"./inv lock --version {release.version} --update")
-        mod = folder / "overlay" / unit.name / "go.mod"
-        if mod.exists():
-            overlays[unit.name] = Overlay(mod.read_text(), mod.with_name("go.sum").read_text())
+            raise DefinitionError(
+                f"{path}: unit {unit.name} is missing", f"./inv lock --version {release.version} --update"
+            )
+        mod, sums = (read_lock(folder / "overlay" / unit.name / n) for n in ("go.mod", "go.sum"))
+        if (mod is None) != (sums is None):
+            raise DefinitionError(f"{folder}/overlay/{unit.name}: go.mod and go.sum belong together; one is missing")
+        if mod is not None and sums is not None:
+            overlays[unit.name] = Overlay(mod, sums)
     return LockedSources(lock, overlays)
 
 
 def write_sources(definitions: Definitions, locked: LockedSources) -> None:
     """Write a lock: overlays first, the lock that names them last."""
     folder = lock_folder(definitions, locked.lock.release)
-    for stale in (folder / "overlay").glob("*/go.*"):
-        if stale.parent.name not in locked.overlays:
-            stale.unlink()
-    for name, overlay in locked.overlays.items():
-        write_atomically(folder / "overlay" / name / "go.mod", overlay.mod.encode())
-        write_atomically(folder / "overlay" / name / "go.sum", overlay.sum.encode())
-    write_atomically(folder / "sources.lock", locked.lock.render().encode())
+    text = lock_text(locked.lock)
+    try:
+        for stale in (folder / "overlay").glob("*/go.*"):
+            if stale.parent.name not in locked.overlays:
+                stale.unlink()
+        for name, overlay in locked.overlays.items():
+            write_atomically(folder / "overlay" / name / "go.mod", overlay.mod.encode())
+            write_atomically(folder / "overlay" / name / "go.sum", overlay.sum.encode())
+        write_atomically(folder / "sources.lock", text)
+    except OSError as error:
+        raise HostError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
 
 
 def preflight(release: Release, units: Sequence[Unit], go: GoSources, host: str) -> None:
@@ -99,7 +107,9 @@ def preflight(release: Release, units: Sequence[Unit], go: GoSources, host: str)
             hints.append(f"give the module zip: --source {unit.component}=FILE (checked against its h1)")
     raise NetworkError(
         f"{len(refused)} sources of {release.version} cannot be had:\n  " + "\n  ".join(lines),
-        "; ".join(dict.fromkeys(hints)) + ("; or " if hints else "") + "use another origin (GOPROXY of this host), or another version in the definition",
+        "; ".join(dict.fromkeys(hints))
+        + ("; or " if hints else "")
+        + "use another origin (GOPROXY of this host), or another version in the definition",
     )
 
 
@@ -141,8 +151,11 @@ def make_sources(
             if unit.source.go:
                 main = by_name[unit.module]
                 if unit.sum and unit.sum != main.module.sum:
-                    raise SourceError(f"component {unit.component}: the definition says {unit.sum}, the origin serves {main.module.sum}")
-                lock.mains[unit.name] = MainModule(unit.name, main.module, main.time or release.date.strftime("%Y-%m-%dT%H:%M:%SZ"))
+                    found = f"the definition says {unit.sum}, the origin serves {main.module.sum}"
+                    raise SourceError(f"component {unit.component}: {found}")
+                lock.mains[unit.name] = MainModule(
+                    unit.name, main.module, main.time or release.date.strftime("%Y-%m-%dT%H:%M:%SZ")
+                )
             if overlay:
                 overlays[unit.name] = overlay
             for module in modules:
@@ -151,9 +164,7 @@ def make_sources(
     return LockedSources(lock, overlays)
 
 
-def _resolve(
-    unit: Unit, source: Path, go: GoSources, toolchain: Path
-) -> tuple[Overlay | None, set[Module]]:
+def _resolve(unit: Unit, source: Path, go: GoSources, toolchain: Path) -> tuple[Overlay | None, set[Module]]:
     """The overlay a Go unit needs, if any, and the modules that its packages import on any of its architectures."""
     if not (source / "go.mod").exists():
         raise SourceError(f"component {unit.component}: its source has no go.mod at the top")

@@ -28,9 +28,8 @@ def plan(values: Mapping[str, str], units: Sequence[Unit], inputs: Mapping[str, 
                 actions.append(COMPILERS[unit.build.compiler](unit, arch, values, inputs[arch]))
                 actions.append(check_action(unit, arch, values, inputs[arch]))
     if packs:
-        node = next(u for u in units if u.component == NODE)
-        arches = [a for a in node.arches if a in inputs]
-        if arches:
-            actions.append(notices_action(node, inputs[arches[0]]))
-        actions += [tarball_action(node, arch, inputs[arch]) for arch in arches]
+        for node in (u for u in units if u.component == NODE):
+            arches = [a for a in node.arches if a in inputs]
+            actions += [notices_action(node, inputs[a]) for a in arches[:1]]
+            actions += [tarball_action(node, arch, inputs[arch]) for arch in arches]
     return Graph(actions)

@@ -9,11 +9,10 @@ from pipeline.context import Context
 from pipeline.errors import BuildError, StoreError, UsageError
 from pipeline.graph import Graph, estimate
 from pipeline.plan import plan
-from pipeline.publish.dist import write_dist
+from pipeline.publish.dist import DamagedOutput, write_dist
 from pipeline.report.progress import duration, size
 from pipeline.sandbox.bwrap import Bwrap
 from pipeline.scheduler import Result, Scheduler, available_memory, default_jobs
-
 
 RESERVE = 1 << 30
 """Bytes that stay free: a host whose disk is full fails in worse ways than a build."""
@@ -43,17 +42,29 @@ def release(context: Context) -> Summary:
         return describe(graph, scheduler, context)
     prepare_sources(graph, scheduler, context)
     result = scheduler.run(graph)
-    changed = write_dist(context, graph, result) if whole else []
+    try:
+        summary = hand_over(context, graph, result, whole=whole)
+    except DamagedOutput:  # it was removed from the store, so that its maker runs again
+        result = scheduler.run(graph)
+        summary = hand_over(context, graph, result, whole=whole)
     refuse_failures(result, context)
-    if not whole:
-        made = [
-            (f"{action.partition('/')[2]}/{name}", context.store.blob(output.digest))
-            for action, outputs in sorted(result.outputs.items())
-            for name, output in sorted(outputs.items())
-            if action.startswith("build/")
-        ]
-        return Summary(len(result.ran), len(result.outputs) - len(result.ran), None, binaries=tuple(made))
-    return Summary(len(result.ran), len(result.outputs) - len(result.ran), context.dist, tuple(changed))
+    return summary
+
+
+def hand_over(context: Context, graph: Graph, result: Result, *, whole: bool) -> Summary:
+    """Write dist, or name the binaries of a partial run. Raises DamagedOutput."""
+    ran, cached = len(result.ran), len(result.outputs) - len(result.ran)
+    if whole:
+        return Summary(ran, cached, context.dist, tuple(write_dist(context, graph, result)))
+    made = []
+    for action, outputs in sorted(result.outputs.items()):
+        for name, output in sorted(outputs.items()):
+            if action.startswith("build/"):
+                path = context.store.use(output.digest)
+                if path is None:
+                    raise DamagedOutput(name)
+                made.append((f"{action.partition('/')[2]}/{name}", path))
+    return Summary(ran, cached, None, binaries=tuple(made))
 
 
 def make_scheduler(context: Context) -> Scheduler:
@@ -126,4 +137,7 @@ def refuse_failures(result: Result, context: Context) -> None:
         lines.append(f"    repeat: {again} --action {failure.name}")
     lines += [f"linux/{arch}: not built: {reason}" for arch, reason in lost.items()]
     skipped = f"; {len(result.skipped)} more could not run without them" if result.skipped else ""
-    raise BuildError(f"{len(result.failures) + len(lost)} failed{skipped}:\n  " + "\n  ".join(lines), "what succeeded is kept; the next run goes on from there")
+    raise BuildError(
+        f"{len(result.failures) + len(lost)} failed{skipped}:\n  " + "\n  ".join(lines),
+        "what succeeded is kept; the next run goes on from there",
+    )

@@ -6,8 +6,10 @@ Pure: definitions in, units out.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.definitions import Build, Component, ComponentChoice, Definitions, Release, Smoke, Source, fill
+from pipeline.errors import DefinitionError
 from pipeline.model import Digest
 
 
@@ -38,6 +40,13 @@ class Unit:
         """`path@version` of a Go source."""
         return f"{self.source.go}@{self.source_version}"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that definitions say of it, as plain values."""
+        smoke = {name: s.model_dump(mode="json") for name, s in self.smoke.items()}
+        models = {"build": self.build.model_dump(mode="json"), "source": self.source.model_dump(mode="json")}
+        return {**vars(self), **models, "smoke": smoke}
+
     def action(self, step: str, arch: str) -> str:
         """The name of one of its actions."""
         return f"{step}/{self.name}/{arch}"
@@ -49,31 +58,38 @@ class Unit:
 
 def units_of(release: Release, definitions: Definitions) -> list[Unit]:
     """Every unit of a release, by name."""
-    units: list[Unit] = []
+    units: dict[str, Unit] = {}
     for name, choice in sorted(release.components.items()):
         for index, (version, go, total, commit, sha256, arches) in enumerate(_variants(release, choice)):
             component = definitions.component(name, version)
             for build in component.build:
                 source, source_version, owner = _follow(build, component, version, release, definitions)
-                suffix = "" if build.name in (None, name) else f".{build.name}"
-                units.append(
-                    Unit(
-                        name=f"{name}{suffix}" + (f"@{version}" if index else ""),
-                        component=name,
-                        version=version,
-                        license=component.license,
-                        go=go,
-                        build=build,
-                        source=source,
-                        source_version=source_version,
-                        sum=total,
-                        commit=owner.commit if owner else commit,
-                        sha256=owner.sha256 if owner else sha256,
-                        smoke={b: component.smoke[b] for b in build.binaries},
-                        arches=arches,
+                if owner and any(a in owner.platforms and owner.platforms[a].version for a in arches):
+                    reason = f"{name} takes its source from a component that has another version on some architectures"
+                    raise DefinitionError(
+                        f"release {release.version}: {reason}", f"name a source in the file of {name}"
                     )
+                unit_name = name + ("" if build.name in (None, name) else f".{build.name}")
+                unit_name += f"@{version}" if index else ""
+                unit_name += f"-go{go}" if unit_name in units else ""
+                if unit_name in units:
+                    raise DefinitionError(f"release {release.version}: two builds are called {unit_name}")
+                units[unit_name] = Unit(
+                    name=unit_name,
+                    component=name,
+                    version=version,
+                    license=component.license,
+                    go=go,
+                    build=build,
+                    source=source,
+                    source_version=source_version,
+                    sum=owner.sum if owner else None if build.source else total,  # it is of one module
+                    commit=owner.commit if owner else commit,
+                    sha256=owner.sha256 if owner else sha256,
+                    smoke={b: component.smoke[b] for b in build.binaries},
+                    arches=arches,
                 )
-    return units
+    return list(units.values())
 
 
 _Variant = tuple[str, str, str | None, str | None, str | None]
@@ -91,7 +107,7 @@ def _variants(release: Release, choice: ComponentChoice) -> Iterable[tuple[*_Var
         if own := choice.platforms.get(arch):
             shared = choice if own.version is None else own  # another version has other content
             pins = (own.commit or shared.commit, own.sha256 or shared.sha256)
-            key = (own.version or version, own.go or go, own.sum, *pins)
+            key = (own.version or version, own.go or go, own.sum or shared.sum, *pins)
         groups.setdefault(key, []).append(arch)
     return [(*key, tuple(sorted(arches))) for key, arches in groups.items() if arches]
 

@@ -5,6 +5,7 @@ plain ustar (POSIX.1-1988), which has no header that a library might add on its 
 """
 
 import io
+import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,32 +29,43 @@ class Entry:
 
 def write_tar(target: Path, entries: Iterable[Entry], *, time: int) -> None:
     """Write `entries` to `target`; directories get mode 755 and `time`. Raises DefinitionError for a collision."""
-    files = {e.path.relative: e for e in entries}
-    files_given = sorted(files)
-    folded: dict[str, str] = {}
+    files: dict[str, Entry] = {}
     directories: set[str] = set()
-    for name in files_given:
-        if folded.setdefault(name.casefold(), name) != name:
-            raise DefinitionError(f"archive entries {folded[name.casefold()]} and {name} differ only in case")
+    for entry in entries:
+        name = entry.path.relative
+        if not name or entry.mode & ~0o777:
+            raise DefinitionError(f"archive entry {name!r} with mode {entry.mode:o}: expected a named, plain file")
+        if files.setdefault(name, entry) is not entry:
+            raise DefinitionError(f"archive entry {name} stands twice")
         parts = name.split("/")
         directories |= {"/".join(parts[:i]) for i in range(1, len(parts))}
     if both := sorted(directories & set(files)):
         raise DefinitionError(f"archive entry {both[0]} is a file and a directory")
-    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in sorted([*directories, *files]):
-            entry = files.get(name)
-            info = tarfile.TarInfo(name)
-            if entry is None:
-                info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, time
-                tar.addfile(info)
-                continue
-            if entry.mode & ~0o777:
-                raise DefinitionError(f"archive entry {name} has mode {entry.mode:o}")
-            info.mode, info.mtime = entry.mode, entry.time
-            if isinstance(entry.content, bytes):
-                info.size = len(entry.content)
-                tar.addfile(info, io.BytesIO(entry.content))
-            else:
-                info.size = entry.content.stat().st_size
-                with entry.content.open("rb") as file:
-                    tar.addfile(info, file)
+    names = sorted([*directories, *files])
+    folded: dict[str, str] = {}
+    for name in names:
+        if folded.setdefault(name.casefold(), name) != name:
+            raise DefinitionError(f"archive entries {folded[name.casefold()]} and {name} differ only in case")
+    try:
+        # Without its encoding said, tarfile takes the one of the locale.
+        with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="strict") as tar:
+            for name in names:
+                _add(tar, name, files.get(name), time)
+    except ValueError as error:  # a name, size or time that the format has no room for
+        raise DefinitionError(f"archive entry does not fit into ustar: {error}") from error
+
+
+def _add(tar: tarfile.TarFile, name: str, entry: Entry | None, time: int) -> None:
+    info = tarfile.TarInfo(name)
+    if entry is None:
+        info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, time
+        tar.addfile(info)
+        return
+    info.mode, info.mtime = entry.mode, entry.time
+    if isinstance(entry.content, bytes):
+        info.size = len(entry.content)
+        tar.addfile(info, io.BytesIO(entry.content))
+        return
+    with entry.content.open("rb") as file:
+        info.size = os.fstat(file.fileno()).st_size
+        tar.addfile(info, file)

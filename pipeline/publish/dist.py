@@ -1,25 +1,44 @@
 """Write dist/VERSION from the store: files first, `release.json` last; the same content is not written again.
 
 A run for some architectures replaces only what belongs to them. What an earlier run made of the others stays if it
-was made from the same locks, and is removed, and said, if not: a folder never mixes two releases.
+was made from the same inputs, and is removed, and said, if not: a folder never mixes two releases.
 """
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from pipeline.context import Context
-from pipeline.errors import StoreError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.graph import Graph
 from pipeline.lock import write_atomically
-from pipeline.model import Digest
-from pipeline.publish.manifest import artifacts_of, describe_release, render_manifest
+from pipeline.model import CHUNK, Digest
+from pipeline.publish.manifest import (
+    artifacts_of,
+    describe_inputs,
+    describe_release,
+    find_base_lock,
+    render_manifest,
+)
 from pipeline.report.notes import render_notes
 from pipeline.scheduler import Result
 from pipeline.store import Output, Store, store_error
+
+PUBLISHED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""Names of the files in a release's folder."""
+TEMPORARY = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._+-]*\.[a-z0-9_]{8}")
+"""Names that `tempfile` gives to files on their way."""
+
+
+class DamagedOutput(StoreError):
+    """What is to be handed over was damaged in the store and has been removed; its maker can make it again."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} was damaged in the store and has been removed", "run the same command again")
 
 
 def write_dist(context: Context, graph: Graph, result: Result) -> list[str]:
@@ -27,72 +46,102 @@ def write_dist(context: Context, graph: Graph, result: Result) -> list[str]:
     complete = [a for a in context.inputs if all(n in result.outputs for n in graph.order if n.endswith(f"/{a}"))]
     if not complete:
         return []
-    manifest = describe_release(context, result, complete)
     folder = context.dist
-    files = {name: output for arch in complete for name, output in artifacts_of(result, arch).items()}
-    texts = {f"{name}.lock": lock.render().encode() for name, lock in context.base_locks.items()}
-    changed = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = _keep_others(folder, manifest, context)
-        texts["NOTES.md"] = render_notes(manifest).encode()
-        manifest["artifacts"] += [_entry(n, Digest.of_bytes(t), len(t)) for n, t in texts.items()]
-        manifest["artifacts"].sort(key=lambda a: a["name"])
-        for name, output in sorted(files.items()):
+        with context.store.exclusive(f"dist-{Digest.of_bytes(os.fsencode(folder)).hex}"):
+            return _write(context, folder, result, complete)
+    except OSError as error:
+        raise store_error(error, folder) from error
+
+
+def _write(context: Context, folder: Path, result: Result, complete: list[str]) -> list[str]:
+    old = _read_manifest(folder)
+    manifest = describe_release(context, result, complete)
+    for platform in old["platforms"]:
+        if platform not in manifest["platforms"]:
+            _keep(folder, old, platform, manifest, context)
+    manifest["binaries"].sort(key=lambda b: (b["component"], b["name"], b["platform"]))
+    texts = {"NOTES.md": render_notes(manifest).encode()}
+    for name in sorted(set(manifest["bases"].values())):
+        if lock := find_base_lock(context, context.definitions.base(name)):
+            texts[f"{name}.lock"] = lock.render().encode()
+    manifest["artifacts"] += [_entry(n, Digest.of_bytes(t), len(t)) for n, t in texts.items()]
+    manifest["artifacts"].sort(key=lambda a: a["name"])
+    changed = []
+    for arch in complete:
+        for name, output in sorted(artifacts_of(result, arch).items()):
             if not _same(folder / name, output):
                 _place(context.store, output, folder / name)
                 changed.append(name)
-        for name, text in {**texts, "release.json": render_manifest(manifest)}.items():
-            path = folder / name
-            if not path.is_file() or path.read_bytes() != text:
-                write_atomically(path, text)
-                changed.append(name)
-    except OSError as error:
-        raise store_error(error, folder) from error
-    return changed
+    for name in {a["name"] for a in old["artifacts"]} - {a["name"] for a in manifest["artifacts"]}:
+        (folder / name).unlink(missing_ok=True)
+    for name, text in {**texts, "release.json": render_manifest(manifest)}.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != text:
+            write_atomically(path, text)
+            changed.append(name)
+    for stale in folder.iterdir():  # of a run that was killed; nobody else writes here now
+        if TEMPORARY.fullmatch(stale.name):
+            stale.unlink()
+    return sorted(changed)
 
 
 def _entry(name: str, digest: Digest, size: int) -> dict[str, Any]:
     return {"name": name, "digest": str(digest), "size": size}
 
 
-def _keep_others(folder: Path, manifest: dict[str, Any], context: Context) -> dict[str, Any]:
-    """Take over the architectures of an earlier run, if they come from the same inputs and are intact."""
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """What an earlier run wrote, as far as it can be trusted to name files of this folder; else nothing."""
     try:
         old = json.loads((folder / "release.json").read_bytes())
-        others = [p for p in old["platforms"] if p not in manifest["platforms"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return manifest
-    for platform in others:
+        outputs = [(a["name"], Output(Digest.parse(a["digest"]), int(a["size"]))) for a in old["artifacts"]]
+        if all(PUBLISHED.fullmatch(name) for name, _ in outputs):
+            return {k: old[k] for k in ("platforms", "artifacts", "bases", "binaries", "inputs")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PipelineError):
+        pass
+    return {"platforms": [], "artifacts": []}
+
+
+def _keep(folder: Path, old: dict[str, Any], platform: str, manifest: dict[str, Any], context: Context) -> None:
+    """Take over an architecture of an earlier run, if it comes from the same inputs and is intact."""
+    try:
         mine = [a for a in old["artifacts"] if a.get("platform") == platform]
         intact = all(_same(folder / a["name"], Output(Digest.parse(a["digest"]), a["size"])) for a in mine)
-        if old.get("inputs") == manifest["inputs"] and intact:
-            manifest["platforms"] = sorted([*manifest["platforms"], platform])
+        arch = platform.removeprefix("linux/")
+        inputs = describe_inputs(context, arch) if arch in context.release.bases else {}
+        if intact and inputs and old["inputs"][platform] == inputs:
+            binaries = [b for b in old["binaries"] if b["platform"] == platform]
             manifest["bases"][platform] = old["bases"][platform]
+            manifest["inputs"][platform] = inputs
+            manifest["platforms"] = sorted([*manifest["platforms"], platform])
             manifest["artifacts"] += mine
-            manifest["binaries"] += [b for b in old["binaries"] if b["platform"] == platform]
-        else:
-            for artifact in mine:
-                (folder / Path(artifact["name"]).name).unlink(missing_ok=True)
-            context.progress.say(f"  removed {platform} from {folder.name}: it was made from other locks or definitions")
-    manifest["binaries"].sort(key=lambda b: (b["component"], b["name"], b["platform"]))
-    return manifest
+            manifest["binaries"] += binaries
+            return
+    except (KeyError, TypeError, AttributeError):
+        pass  # of another engine
+    reason = "it was made from other locks, definitions or code, or is damaged"
+    context.progress.say(f"  removed {platform} from {folder.name}: {reason}")
 
 
 def _same(path: Path, output: Output) -> bool:
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == output.size and Digest.of_file(path) == output.digest
+    """Whether the file is there with these bytes."""
+    regular = path.is_file() and not path.is_symlink()
+    return regular and path.stat().st_size == output.size and Digest.of_file(path) == output.digest
 
 
 def _place(store: Store, output: Output, target: Path) -> None:
     """Copy a file out of the store beside its place, then move it there."""
     source = store.use(output.digest)
     if source is None:
-        raise StoreError(f"{target.name} was damaged in the store and has been removed", "run the same command again: it is made anew")
+        raise DamagedOutput(target.name)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(descriptor)
     try:
-        shutil.copyfile(source, name)
-        Path(name).chmod(0o644)
+        with os.fdopen(descriptor, "wb") as copy, source.open("rb") as file:
+            shutil.copyfileobj(file, copy, CHUNK)
+            copy.flush()
+            os.fchmod(copy.fileno(), 0o644)
+            os.fsync(copy.fileno())  # before the manifest that names it
         Path(name).rename(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -3,10 +3,16 @@
 import json
 from typing import Any
 
+from pipeline.baselocks import base_lock_path, read_base_lock
 from pipeline.context import Context
+from pipeline.definitions import Base
+from pipeline.engine import code_digest
 from pipeline.graph import canonical
+from pipeline.lock import BaseLock
 from pipeline.model import Digest, Platform, platform
+from pipeline.pack.tarball import installed_files
 from pipeline.scheduler import Result
+from pipeline.sources.tree import tree_digest
 from pipeline.store import Output
 
 SCHEMA = "https://rfolabs.github.io/rfo/release/v1"
@@ -15,7 +21,7 @@ SCHEMA = "https://rfolabs.github.io/rfo/release/v1"
 
 def describe_release(context: Context, result: Result, arches: list[str]) -> dict[str, Any]:
     """The manifest of what was made for `arches`; the texts that go with it are added by the writer."""
-    release, lock = context.release, context.sources.lock
+    release = context.release
     targets = [platform(a) for a in arches]
     return {
         "schema": SCHEMA,
@@ -23,11 +29,7 @@ def describe_release(context: Context, result: Result, arches: list[str]) -> dic
         "upstream": release.upstream,
         "date": release.date.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "stand_in": context.stand_in,
-        "inputs": {
-            "sources.lock": str(Digest.of_bytes(lock.render().encode())),
-            "definition": str(Digest.of_bytes(canonical(release.model_dump(mode="json")))),
-            **{f"{n}.lock": str(Digest.of_bytes(b.render().encode())) for n, b in context.base_locks.items()},
-        },
+        "inputs": {str(t): describe_inputs(context, t.arch) for t in targets},
         "platforms": sorted(str(t) for t in targets),
         "bases": {str(t): context.bases[t.arch].name for t in targets},
         "components": [_component(context, name) for name in sorted(release.components)],
@@ -39,6 +41,39 @@ def describe_release(context: Context, result: Result, arches: list[str]) -> dic
             for n, o in artifacts_of(result, t.arch).items()
         ],
     }
+
+
+def describe_inputs(context: Context, arch: str) -> dict[str, str]:
+    """Digests of all that the files of one architecture are made from; empty if its base is not locked.
+
+    Of a base's lock only what the architecture uses counts: another one may come in later.
+    """
+    base = context.definitions.base(context.options.base or context.release.bases[arch])
+    lock = find_base_lock(context, base)
+    if lock is None:
+        return {}
+    targets = {role for role, recipe in base.roots.items() if recipe.per == "target"}
+    packages = [p.line() for p in lock.packages if p.root not in targets or p.arch == arch]
+    units, sources = context.all_units, context.sources
+    facts = {
+        "definition": [context.release.model_dump(mode="json"), [u.facts for u in units], base.model_dump(mode="json")],
+        "sources.lock": [sources.lock.render(), {n: str(o.digest) for n, o in sources.overlays.items()}],
+        f"{base.name}.lock": packages + [s.line() for s in lock.suites if s.arch == arch],
+        "tree": {u.source.tree: str(tree_digest(context.checkout, u.source.tree)) for u in units if u.source.tree},
+        "install": {
+            path: [mode, str(Digest.of_bytes(data))]
+            for path, (mode, data) in installed_files(context.checkout / "install").items()
+        },
+        "engine": str(code_digest(".")),
+    }
+    return {name: str(Digest.of_bytes(canonical(fact))) for name, fact in facts.items()}
+
+
+def find_base_lock(context: Context, base: Base) -> BaseLock | None:
+    """The lock of a base, of this run or as it stands; never made here."""
+    if base.name in context.base_locks:
+        return context.base_locks[base.name]
+    return read_base_lock(base_lock_path(base, context.release.version, context.definitions, context.store), base)
 
 
 def artifacts_of(result: Result, arch: str) -> dict[str, Output]:
@@ -73,6 +108,9 @@ def _origin(context: Context, unit: str, tree: str | None) -> dict[str, str]:
     main = context.sources.lock.mains.get(unit)
     if main:
         return {"module": str(main.module), "sum": main.module.sum, "time": main.time}
+    if pin := context.sources.lock.snapshots.get(unit):
+        names = {"git": ("git", "tag", "commit"), "archive": ("archive", "digest")}[pin.kind]
+        return {**dict(zip(names, pin.origin, strict=True)), "files": str(pin.tar), "time": pin.time}
     return {"tree": str(tree)}
 
 

@@ -5,18 +5,30 @@ from typing import Any
 
 def render_notes(manifest: dict[str, Any]) -> str:
     """The text of NOTES.md."""
-    lines = [f"# RFO {manifest['version']}", "", f"Follows RKE2 {manifest['upstream']}. Release date {manifest['date'][:10]}.", ""]
+    lines = [f"# RFO {manifest['version']}", ""]
+    lines += [f"Follows RKE2 {manifest['upstream']}. Release date {manifest['date'][:10]}.", ""]
     if manifest["stand_in"]:
         lines += ["**Made on a stand-in base, not on the base of its definition: for development only.**", ""]
     lines += ["| platform | base |", "|---|---|"]
     lines += [f"| {p} | {b} |" for p, b in sorted(manifest["bases"].items())]
-    lines += ["", "## Components", "", "| component | version | built with | source | licence |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "## Components",
+        "",
+        "| component | version | built with | source | licence |",
+        "|---|---|---|---|---|",
+    ]
     for component in manifest["components"]:
         for source in component["sources"]:
-            partial = "" if len(source["platforms"]) == len(_all_platforms(manifest)) else f" ({', '.join(source['platforms'])})"
+            partial = (
+                ""
+                if len(source["platforms"]) == len(_all_platforms(manifest))
+                else f" ({', '.join(source['platforms'])})"
+            )
             made = f"Go {source['go']}" if source["go"] else "C"
             origin = source.get("module") or f"this repository, {source['tree']}"
-            lines.append(f"| {source['unit'].partition('@')[0]} | {source['version']}{partial} | {made} | {origin} | {component['license']} |")
+            unit = source["unit"].partition("@")[0]
+            lines.append(f"| {unit} | {source['version']}{partial} | {made} | {origin} | {component['license']} |")
     lines += ["", "## Deviations from upstream", ""]
     for deviation in manifest["deviations"]:
         subject = f"**{deviation['component']}**: " if deviation.get("component") else ""

@@ -13,8 +13,16 @@ if TYPE_CHECKING:
 def say_summary(summary: "Summary", context: "Context", seconds: float, *, as_json: bool) -> None:
     """The end of `inv release`."""
     if as_json:
-        facts = {"version": context.options.version, "ran": summary.ran, "cached": summary.cached, "seconds": round(seconds, 2)}
-        print(json.dumps({**facts, "dist": str(summary.dist) if summary.dist else None, "changed": list(summary.changed), "binaries": {n: str(p) for n, p in summary.binaries}}, indent=2))
+        facts = {
+            "version": context.options.version,
+            "ran": summary.ran,
+            "cached": summary.cached,
+            "seconds": round(seconds, 2),
+            "dist": str(summary.dist) if summary.dist else None,
+            "changed": list(summary.changed),
+            "binaries": {n: str(p) for n, p in summary.binaries},
+        }
+        print(json.dumps(facts, indent=2))
         return
     context.progress.say(f"{summary.ran} actions ran, {summary.cached} were in the store; {duration(seconds)}")
     for name, path in summary.binaries:
@@ -22,7 +30,9 @@ def say_summary(summary: "Summary", context: "Context", seconds: float, *, as_js
     if summary.dist is None:
         return
     where = summary.dist.relative_to(context.checkout)
-    context.progress.say(f"{where}: " + (f"wrote {', '.join(summary.changed)}" if summary.changed else "nothing changed"))
+    context.progress.say(
+        f"{where}: " + (f"wrote {', '.join(summary.changed)}" if summary.changed else "nothing changed")
+    )
     for file in sorted(summary.dist.glob("*.tar.gz")):
         context.progress.say(f"  {size(file.stat().st_size):>10}  {file.name}")
     context.progress.say(f"check it: (cd '{where}' && sha256sum -c sha256sum-*.txt)")
@@ -30,14 +40,20 @@ def say_summary(summary: "Summary", context: "Context", seconds: float, *, as_js
 
 def say_releases(*, as_json: bool) -> None:
     """The end of `inv releases`."""
-    from pipeline.context import CHECKOUT  # noqa: PLC0415 - keeps the start of other commands fast
-    from pipeline.definitions import Definitions  # noqa: PLC0415
+    from pipeline.context import CHECKOUT
+    from pipeline.definitions import Definitions
 
     definitions = Definitions(CHECKOUT)
     found = [definitions.release(v) for v in definitions.releases()]
     if as_json:
-        print(json.dumps([{"version": r.version, "upstream": r.upstream, "date": r.date.isoformat(), "bases": r.bases} for r in found], indent=2))
+        facts = [
+            {"version": r.version, "upstream": r.upstream, "date": r.values["date"], "bases": r.bases} for r in found
+        ]
+        print(json.dumps(facts, indent=2))
         return
     for release in found:
         locked = (CHECKOUT / "releases" / release.version / "sources.lock").exists()
-        print(f"{release.version:<18} follows {release.upstream:<18} {release.date:%Y-%m-%d}  {', '.join(release.bases)}{'' if locked else '  (not locked)'}")
+        line = (
+            f"{release.version:<18} follows {release.upstream:<18} {release.date:%Y-%m-%d}  {', '.join(release.bases)}"
+        )
+        print(line + ("" if locked else "  (not locked)"))
