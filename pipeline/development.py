@@ -18,7 +18,9 @@ def run_tests(match: str, *, full: bool) -> int:
         print("installing the test tools (once) ...", file=sys.stderr)
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
         if subprocess.run([*command, "--only-binary", ":all:", "-r", str(LOCK)], check=False).returncode:
-            raise HostError(f"the packages of {LOCK.name} could not be installed", "run the command again; it starts over safely")
+            raise HostError(
+                f"the packages of {LOCK.name} could not be installed", "run the command again; it starts over safely"
+            )
         stamp.write_bytes(LOCK.read_bytes())
     command = [sys.executable, "-m", "pytest", *(["-k", match] if match else []), *([] if full else ["-m", "not full"])]
     return subprocess.run(command, cwd=CHECKOUT, env=os.environ, check=False).returncode

@@ -31,7 +31,9 @@ def make_locks(context: Context, *, update: bool) -> None:
         path = base_lock_path(base, release.version, context.definitions, context.store)
         before = read_base_lock(path, base)
         arches = [a for a in context.arches if context.bases[a].name == base.name]
-        after = resolve_base(base, arches, host_arch(), context.store, context.progress, origin=context.options.mirrors.get(base.name))
+        after = resolve_base(
+            base, arches, host_arch(), context.store, context.progress, origin=context.options.mirrors.get(base.name)
+        )
         write_base_lock(path, after, context.progress)
         old_lines = before.render().splitlines() if before else []
         for line in difflib.unified_diff(old_lines, after.render().splitlines(), lineterm="", n=0):
@@ -49,4 +51,6 @@ def fetch_all(context: Context) -> None:
             inputs.roots.path(inputs.roots.find(role, arch))
     if lost := context.unavailable:
         raise NetworkError("\n  ".join(f"linux/{a}: {reason}" for a, reason in lost.items()))
-    context.progress.say(f"every pin of {context.options.version} for {', '.join(context.arches)} is in {context.store.root}")
+    context.progress.say(
+        f"every pin of {context.options.version} for {', '.join(context.arches)} is in {context.store.root}"
+    )
