@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import HELLO, HOST, fails, inputs, make_context, said, write_checkout
+from engine import HELLO, HOST, fails, inputs, make_context, write_checkout
 from rpm_mirror import Server, serve
 
 from pipeline.base import mirror
@@ -419,6 +419,5 @@ def test_a_program_is_built_from_an_archive(
     published.file.unlink()
     context = make_context(published.checkout, components=("hello",), arches=(HOST,), offline=True)
     summary = release(context)
-    assert summary.ran in {0, 2}, said(context)
     assert subprocess.run([summary.binaries[0][1]], capture_output=True, check=True).stdout == b"hello v1.0.0+rfor1\n"
     assert context.inputs[HOST].source_epoch(context.units[0]) == TIME
