@@ -219,7 +219,10 @@ def _lines(text: str, where: str) -> Iterable[tuple[int, list[str]]]:
             if line in seen:
                 raise DefinitionError(f"{where}: line {number} stands twice", _REMEDY)
             seen.add(line)
-            yield number, line.split(" ")
+            fields = line.split(" ")
+            if not all(fields):
+                raise DefinitionError(f"{where}: line {number} is not a pin: it has empty fields", _REMEDY)
+            yield number, fields
 
 
 _REMEDY = "a lock is written by `inv lock`; restore it from git or renew it with --update"

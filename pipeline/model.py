@@ -3,7 +3,6 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import total_ordering
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -88,8 +87,7 @@ def platform(arch: str) -> Platform:
         raise DefinitionError(f"unknown architecture {arch!r}: expected one of {', '.join(PLATFORMS)}") from None
 
 
-@total_ordering
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class ReleaseVersion:
     """`vX.Y.Z+rforN`: a Kubernetes version and the number of RFO's release of it.
 
@@ -115,9 +113,6 @@ class ReleaseVersion:
 
     def __str__(self) -> str:
         return f"v{self.major}.{self.minor}.{self.patch}+rfor{self.rfor}"
-
-    def __lt__(self, other: Self) -> bool:
-        return (self.major, self.minor, self.patch, self.rfor) < (other.major, other.minor, other.patch, other.rfor)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,154 @@
+"""What the tests of the engine's core share: a store of their own, an executor in memory, a small checkout."""
+
+import threading
+from collections.abc import Callable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import IO
+
+import pytest
+import yaml
+
+from pipeline.baselocks import base_subject
+from pipeline.context import Context, Options
+from pipeline.definitions import Definitions
+from pipeline.graph import Action, Ref, Work
+from pipeline.lock import BaseLock, Package, SourcesLock, Toolchain
+from pipeline.model import Digest
+from pipeline.report.progress import Progress
+from pipeline.sandbox import Sandbox, Usage
+from pipeline.scheduler import Scheduler
+from pipeline.store import Store
+from pipeline.units import lock_subject, units_of
+
+VERSION = "v1.0.0+rfor1"
+GO_SUM = f"h1:{'A' * 43}="
+
+
+class MemoryExecutor:
+    """An executor whose sandboxes succeed without doing anything."""
+
+    name = "memory"
+
+    def check(self) -> None:
+        """Any host will do."""
+
+    def run(self, sandbox: Sandbox, log: IO[bytes], cancel: threading.Event) -> Usage:
+        del sandbox, log, cancel
+        return Usage(0, 0.0, 0.0, 0)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store that no other test and no user has."""
+    monkeypatch.setenv("RFO_STORE", str(tmp_path / "store"))
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def scheduler(store: Store) -> Scheduler:
+    return Scheduler(store, MemoryExecutor(), Progress(stream=StringIO()), jobs=2, memory=1 << 30)
+
+
+def writes(text: str, name: str = "file") -> Callable[[Work], None]:
+    """What an action does that writes one file: its inputs' texts, sorted by name, then `text`."""
+
+    def run(work: Work) -> None:
+        (work.out / name).write_text("".join(p.read_text() for _, p in sorted(work.inputs.items())) + text)
+
+    return run
+
+
+def action(
+    name: str,
+    run: Callable[[Work], None] | None = None,
+    inputs: Mapping[str, Digest | Ref] | None = None,
+    *,
+    after: tuple[str, ...] = (),
+    memory: int = 1 << 20,
+    seconds: float = 1.0,
+    **parameters: str,
+) -> Action:
+    """An action that runs in this process."""
+    return Action(
+        name, {"of": name, **parameters}, run or writes(name), inputs or {}, after, memory=memory, seconds=seconds
+    )
+
+
+class Checkout:
+    """A checkout with one component, one release for two architectures and one base."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.release: dict[str, object] = {
+            "version": VERSION,
+            "upstream": "v1.0.0+rke2r1",
+            "date": "2022-11-18T00:00:00Z",
+            "toolchains": {"go": "1.20.14"},
+            "bases": {"amd64": "tiny", "arm64": "tiny"},
+            "components": {"rfo": {}},
+        }
+        self.component: dict[str, object] = {
+            "name": "rfo",
+            "license": "Apache-2.0",
+            "source": {"tree": "components/rfo/src"},
+            "build": [{"binaries": {"rfo": "."}}],
+            "smoke": {"rfo": {"args": [], "prints": "rfo"}},
+        }
+        self.base: dict[str, object] = {
+            "name": "tiny",
+            "family": "deb",
+            "origin": "Nowhere",
+            "keys": ["A" * 40],
+            "suites": {"amd64": ["stable"], "arm64": ["stable"]},
+            "roots": {
+                "builder": {"per": "host", "packages": ["sh"]},
+                "sysroot": {"per": "target", "packages": ["libc"]},
+            },
+            "compilers": {"amd64": "gcc"},
+        }
+        self.put("components/rfo/src/main.go", "package main\n")
+        self.put("install/bin/rfo-killall.sh", "#!/bin/sh\n")
+        self.write()
+
+    def put(self, path: str, text: str) -> Path:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        return target
+
+    def write(self) -> None:
+        """The definitions as they are now."""
+        self.put(f"releases/{VERSION}/release.yaml", dump(self.release))
+        self.put("components/rfo/component.yaml", dump(self.component))
+        self.put("images/openeuler/bases/tiny.yaml", dump(self.base))
+
+    @property
+    def definitions(self) -> Definitions:
+        return Definitions(self.root)
+
+    def lock(self, *arches: str) -> None:
+        """Locks of the definitions as they are now; the base for `arches`."""
+        release = self.definitions.release(VERSION)
+        lock = SourcesLock(VERSION, lock_subject(units_of(release, self.definitions)))
+        lock.toolchains["1.20.14"] = Toolchain("1.20.14", "amd64", GO_SUM)
+        self.put(f"releases/{VERSION}/sources.lock", lock.render())
+        digest = Digest.of_bytes(b"")
+        packages = [Package("builder", a, "sh", "1", "pool/sh.deb", 1, digest) for a in ("amd64", "arm64")]
+        packages += [Package("sysroot", a, "libc", "1", "pool/libc.deb", 1, digest) for a in arches]
+        base = self.definitions.base("tiny")
+        text = BaseLock("tiny", tuple(packages), (), definition=base_subject(base)).render()
+        self.put(f"releases/{VERSION}/tiny.lock", text)
+
+    def context(self, *arches: str) -> Context:
+        return Context(Options(VERSION, arches=arches, locked=True), Progress(stream=StringIO()), self.root)
+
+
+def dump(data: object) -> str:
+    """As YAML; the date becomes one."""
+    return yaml.safe_dump(data).replace("'2022-11-18T00:00:00Z'", "2022-11-18T00:00:00Z")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path / "checkout")
