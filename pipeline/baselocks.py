@@ -100,7 +100,9 @@ def have_base_lock(
     if locked and not base.floating:
         raise DefinitionError(f"{path} is missing or incomplete, and --locked forbids writing it", hint)
     if lock is None:
-        return write_base_lock(path, resolve_base(base, arches, host, store, progress, origin=origin), progress)
+        # For every architecture of the base: one that is built later must not change the lock of what is built now.
+        whole = resolve_base(base, list(base.suites), host, store, progress, origin=origin)
+        return write_base_lock(path, whole, progress)
     missing = [a for a in arches if not all(lock.root(role, a) for role in targets)]
     found = resolve_base(base, missing, host, store, progress, origin=origin)
     return write_base_lock(path, _extend(lock, found), progress)

@@ -83,6 +83,20 @@ class Source(Strict):
         return self
 
 
+class Generate(Strict):
+    """A Go file that the source needs and does not have: written by a program of the unit's own locked modules."""
+
+    tool: Inside
+    """The program's package."""
+    args: tuple[str, ...]
+    """It runs in the source, with /out to write to; `{inputs}` becomes the inputs joined by commas."""
+    inputs: tuple[str, ...] = ()
+    writes: Inside
+    """What it writes, below /out."""
+    file: Inside
+    """Where that stands for the compiler, relative to the source."""
+
+
 class Build(Strict):
     """One invocation of a compiler: one Go module or one set of C files."""
 
@@ -129,6 +143,8 @@ class Component(Strict):
     license: str
     source: Source
     build: tuple[Build, ...] = Field(min_length=1)
+    generate: dict[Name, tuple[Generate, ...]] = Field(default_factory=dict)
+    """Build name to the files that are written before it compiles."""
     smoke: dict[Name, Smoke]
 
     @model_validator(mode="after")
@@ -136,6 +152,8 @@ class Component(Strict):
         names = [b.name or self.name for b in self.build]
         if len(set(names)) != len(names):
             raise ValueError("build entries need different names")
+        if unknown := sorted(set(self.generate) - {b.name or self.name for b in self.build if b.compiler == "go"}):
+            raise ValueError(f"generate: there is no Go build called {unknown[0]}")
         binaries = [b for build in self.build for b in build.binaries]
         if len(set(binaries)) != len(binaries):
             raise ValueError("a binary is built twice")

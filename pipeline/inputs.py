@@ -2,11 +2,10 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.errors import SourceError
 from pipeline.graph import canonical
 from pipeline.lock import write_atomically
 from pipeline.locking import LockedSources
@@ -32,6 +31,8 @@ class Inputs:
     snapshots: Snapshots
     epoch: int
     """The release date."""
+    trees: dict[str, Digest] = field(default_factory=dict)
+    """Digests of folders of the checkout as they were first seen: what the keys of this run say."""
 
     def identity(self, unit: Unit) -> dict[str, str]:
         """What names a unit's sources in an action's key: by content only."""
@@ -39,7 +40,7 @@ class Inputs:
         if unit.source.go:
             facts["main"] = str(self.locked.lock.mains[unit.name].module.sum)
         elif unit.source.tree:
-            facts["tree"] = str(tree_digest(self.checkout, unit.source.tree))
+            facts["tree"] = str(self._tree(unit.source.tree))
         else:
             facts["files"] = str(self.locked.lock.snapshots[unit.name].tar)
         if unit.build.compiler == "go":
@@ -48,6 +49,11 @@ class Inputs:
             if overlay := self.locked.overlays.get(unit.name):
                 facts["overlay"] = str(overlay.digest)
         return facts
+
+    def _tree(self, tree: str) -> Digest:
+        if tree not in self.trees:
+            self.trees[tree] = tree_digest(self.checkout, tree)
+        return self.trees[tree]
 
     def source_epoch(self, unit: Unit) -> int:
         """The time of a unit's compiled files: the source's own, so that an unchanged component is not shipped again."""
@@ -86,19 +92,14 @@ class Inputs:
         with self.source(unit) as source, self.modfile(unit, source) as modfile:
             for arch in unit.arches:
                 self.go.imported(
-                    self.toolchain(unit), source, modfile, sorted(set(unit.build.binaries.values())), unit.build.tags,
+                    self.toolchain(unit), source, modfile, unit.packages, unit.build.tags,
                     arch, cgo=unit.build.uses_cgo(arch), update=False,
                 )  # fmt: skip
         write_atomically(stamp, b"")
 
     def ensure(self, unit: Unit) -> None:
         """Have a unit's modules in place and equal to their pins; what was tampered with is fetched again once."""
-        modules = self.modules(unit)
-        self.go.fetch(modules)
-        if bad := self.go.verify(modules):
-            self.go.fetch(bad)
-            if still := self.go.verify(bad):
-                raise SourceError(f"module {still[0]} is not what the lock says ({still[0].sum}); it was removed from the store", "run `./inv fetch` again; if it stays, the origin serves other bytes")
+        self.go.ensure(self.modules(unit))
 
     def toolchain(self, unit: Unit) -> Path:
         """GOROOT of a unit's toolchain."""
@@ -115,7 +116,8 @@ class Inputs:
                 yield folder
             return
         with self.store.workspace() as work:
-            export_tree(self.checkout, str(unit.source.tree), work / "src")
+            tree = str(unit.source.tree)
+            export_tree(self.checkout, tree, work / "src", self._tree(tree))
             yield work / "src"
 
     @contextlib.contextmanager

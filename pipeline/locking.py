@@ -180,7 +180,7 @@ def _resolve(unit: Unit, source: Path, go: GoSources, toolchain: Path) -> tuple[
         pairs: set[tuple[str, str]] = set()
         for arch in unit.arches:
             pairs |= go.imported(
-                toolchain, source, modfile, sorted(set(unit.build.binaries.values())), unit.build.tags, arch,
+                toolchain, source, modfile, unit.packages, unit.build.tags, arch,
                 cgo=unit.build.uses_cgo(arch), update=unit.source.tree is None,
             )  # fmt: skip
         pairs = {(path, version) for path, version in pairs if version}  # the others are directories of the source

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.build.c import c_action
 from pipeline.build.check import check_action
+from pipeline.build.generate import generate_action
 from pipeline.build.go import go_action
 from pipeline.graph import Action, Graph
 from pipeline.inputs import Inputs
@@ -23,6 +24,8 @@ def plan(values: Mapping[str, str], units: Sequence[Unit], inputs: Mapping[str, 
     """
     actions: list[Action] = []
     for unit in units:
+        if unit.generate and any(a in inputs for a in unit.arches):
+            actions.append(generate_action(unit, next(inputs[a] for a in unit.arches if a in inputs)))
         for arch in unit.arches:
             if arch in inputs:
                 actions.append(COMPILERS[unit.build.compiler](unit, arch, values, inputs[arch]))

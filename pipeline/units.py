@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.definitions import Build, Component, ComponentChoice, Definitions, Release, Smoke, Source, fill
+from pipeline.definitions import Build, Component, ComponentChoice, Definitions, Generate, Release, Smoke, Source, fill
 from pipeline.errors import DefinitionError
 from pipeline.model import Digest
 
@@ -25,6 +25,8 @@ class Unit:
     go: str
     """Version of the Go toolchain; also named for C, where nothing uses it."""
     build: Build
+    generate: tuple[Generate, ...]
+    """Files that are written before it compiles."""
     source: Source
     """Followed to its origin: never of kind component."""
     source_version: str
@@ -46,6 +48,11 @@ class Unit:
         smoke = {name: s.model_dump(mode="json") for name, s in self.smoke.items()}
         models = {"build": self.build.model_dump(mode="json"), "source": self.source.model_dump(mode="json")}
         return {**vars(self), **models, "smoke": smoke}
+
+    @property
+    def packages(self) -> list[str]:
+        """The Go packages that are compiled: the binaries' own and the generators'."""
+        return sorted({*self.build.binaries.values(), *(g.tool for g in self.generate)})
 
     def action(self, step: str, arch: str) -> str:
         """The name of one of its actions."""
@@ -81,6 +88,7 @@ def units_of(release: Release, definitions: Definitions) -> list[Unit]:
                     license=component.license,
                     go=go,
                     build=build,
+                    generate=component.generate.get(build.name or name, ()),
                     source=source,
                     source_version=source_version,
                     sum=owner.sum if owner else None if build.source else total,  # it is of one module
@@ -136,7 +144,7 @@ def lock_subject(units: Sequence[Unit]) -> Digest:
             "version": u.source_version,
             "go": u.go,
             "compiler": u.build.compiler,
-            "packages": sorted(u.build.binaries.values()),
+            "packages": u.packages,
             "tags": sorted(u.build.tags),
             "cgo": [a for a in u.arches if u.build.uses_cgo(a)],
             "arches": u.arches,

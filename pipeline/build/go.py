@@ -1,5 +1,6 @@
 """Compile one Go unit for one architecture in the sandbox: one `go build` for all of its binaries."""
 
+import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -10,7 +11,7 @@ import yaml
 
 from pipeline.definitions import parse_size
 from pipeline.errors import DefinitionError
-from pipeline.graph import Action, Work
+from pipeline.graph import Action, Ref, Work
 from pipeline.inputs import Inputs
 from pipeline.model import PLATFORMS, Digest
 from pipeline.sandbox import INPUTS, Mount, Sandbox
@@ -18,6 +19,8 @@ from pipeline.units import Unit
 from pipeline.versions import Constraint
 
 FLAGS = ("-trimpath", "-mod=readonly", f"-modfile={INPUTS}/overlay/go.mod")
+OVERLAY = "-overlay=/build/overlay.json"
+"""Generated files in their places, without a copy of the source (https://pkg.go.dev/cmd/go)."""
 LINK = ("-s", "-w", "-buildid=")
 STATIC_C = ("-linkmode=external", "-extldflags '-static -Wl,--build-id=none'")
 CACHE_PER_MODULE = 6 << 20
@@ -32,7 +35,7 @@ def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) 
     root = inputs.roots.find("builder", arch)
     sysroot = inputs.roots.find("sysroot", arch) if cgo else None
     command = _command(unit, cgo, values)
-    environment = _environment(arch, cgo, inputs)
+    environment = go_environment(arch) | (_c_environment(arch, inputs) if cgo else {})
     parameters: dict[str, Any] = {
         "command": command,
         "environment": environment,
@@ -46,10 +49,13 @@ def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) 
     def run(work: Work) -> None:
         inputs.ensure(unit)
         with inputs.source(unit) as source, inputs.modfile(unit, source) as modfile:
-            mounts = [*inputs.go_mounts(unit, source, modfile)]
+            mounts = list(inputs.go_mounts(unit, source, modfile))
             if sysroot:
                 mounts.append(Mount(inputs.roots.path(sysroot), f"{INPUTS}/sysroot"))
-            mounts.append(Mount(_cache(unit, inputs, parameters if cgo else None), f"{INPUTS}/gocache", writable=True))
+            mounts.append(cache_mount(unit, inputs, parameters if cgo else None))
+            generated = {f"{INPUTS}/src/{g.file}": f"{INPUTS}/generated/{g.writes}" for g in unit.generate}
+            mounts += [Mount(path, f"{INPUTS}/generated/{name}") for name, path in work.inputs.items()]
+            (work.build / "overlay.json").write_text(json.dumps({"Replace": generated}))
             work.execute(
                 Sandbox(
                     root=inputs.roots.path(root),
@@ -66,6 +72,7 @@ def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) 
         name=unit.action("build", arch),
         parameters=parameters,
         run=run,
+        inputs={g.writes: Ref(f"generate/{unit.name}", g.writes) for g in unit.generate},
         memory=parse_size(unit.build.memory),
         disk=CACHE_PER_MODULE * len(inputs.locked.lock.modules_of(unit.name)) + (64 << 20) * len(unit.build.binaries),
         seconds=0.6 * len(inputs.locked.lock.modules_of(unit.name)) + 3.0 * len(unit.build.binaries),
@@ -87,14 +94,16 @@ def _command(unit: Unit, cgo: bool, values: Mapping[str, str]) -> list[str]:
             if package.rstrip("/").rpartition("/")[2] != name:
                 raise DefinitionError(f"component {unit.component}: go would call {package} otherwise than {name}", "give it a build entry of its own")
     tags = [f"-tags={','.join(unit.build.tags)}"] if unit.build.tags else []
+    generated = [OVERLAY] if unit.generate else []
     return [
-        f"{INPUTS}/go/bin/go", "build", *FLAGS, *unit.build.flags, *tags, f"-ldflags={' '.join(link)}", "-o", output,
+        f"{INPUTS}/go/bin/go", "build", *FLAGS, *generated, *unit.build.flags, *tags, f"-ldflags={' '.join(link)}", "-o", output,
         *sorted(binaries.values()),
     ]  # fmt: skip
 
 
-def _environment(arch: str, cgo: bool, inputs: Inputs) -> dict[str, str]:
-    environment = {
+def go_environment(arch: str) -> dict[str, str]:
+    """What every run of go in a sandbox has in its environment."""
+    return {
         "GOROOT": f"{INPUTS}/go",
         "GOMODCACHE": f"{INPUTS}/gomod",
         "GOCACHE": f"{INPUTS}/gocache",
@@ -107,14 +116,19 @@ def _environment(arch: str, cgo: bool, inputs: Inputs) -> dict[str, str]:
         "GOFLAGS": "",
         "GOOS": "linux",
         "GOARCH": arch,
-        "CGO_ENABLED": "1" if cgo else "0",
+        "CGO_ENABLED": "0",
     }
-    if cgo:
-        sysroot = f"{INPUTS}/sysroot"
-        environment["CC"] = compiler(arch, inputs)
-        environment["PKG_CONFIG_LIBDIR"] = f"{sysroot}/usr/lib/{PLATFORMS[arch].gnu_triplet}/pkgconfig:{sysroot}/usr/lib64/pkgconfig"
-        environment["PKG_CONFIG_SYSROOT_DIR"] = sysroot
-    return environment
+
+
+def _c_environment(arch: str, inputs: Inputs) -> dict[str, str]:
+    sysroot = f"{INPUTS}/sysroot"
+    folders = (f"lib/{PLATFORMS[arch].gnu_triplet}", "lib64")
+    return {
+        "CGO_ENABLED": "1",
+        "CC": compiler(arch, inputs),
+        "PKG_CONFIG_LIBDIR": ":".join(f"{sysroot}/usr/{folder}/pkgconfig" for folder in folders),
+        "PKG_CONFIG_SYSROOT_DIR": sysroot,
+    }
 
 
 def compiler(arch: str, inputs: Inputs) -> str:
@@ -126,14 +140,14 @@ def compiler(arch: str, inputs: Inputs) -> str:
     return command.replace("{sysroot}", f"{INPUTS}/sysroot")
 
 
-def _cache(unit: Unit, inputs: Inputs, cgo: dict[str, Any] | None) -> Path:
+def cache_mount(unit: Unit, inputs: Inputs, cgo: Mapping[str, Any] | None = None) -> Mount:
     """The compile cache: one per toolchain, and per C root where C is compiled, whose headers Go does not track."""
     identity = inputs.locked.lock.toolchains[unit.go].sum
     if cgo:
         identity += f"{cgo['root']}{cgo['sysroot']}"
     path = inputs.store.root / "gocache" / f"go{unit.go}-{Digest.of_bytes(identity.encode()).hex[:16]}"
     path.mkdir(exist_ok=True)
-    return path
+    return Mount(path, f"{INPUTS}/gocache", writable=True)
 
 
 @lru_cache
