@@ -5,7 +5,6 @@ between versions of a component is a `ranges` entry in its file; nothing here kn
 """
 
 import re
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +14,7 @@ from pydantic import Field, StrictBool, StrictInt, field_validator, model_valida
 from pipeline.errors import DefinitionError
 from pipeline.model import ReleaseVersion, RootedPath
 from pipeline.strict import Strict, parsed_by, read_yaml, validate
-from pipeline.versions import Constraint, template_values
+from pipeline.versions import Constraint
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Arch = Annotated[str, Field(pattern=r"^(amd64|arm64|riscv64)$")]
@@ -398,13 +397,3 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
-
-
-def fill(template: str, version: str, given: Mapping[str, str]) -> str:
-    """A template with the values of a component's version and those `given`; raises DefinitionError for another."""
-    values = {**template_values(version), **given}
-    try:
-        return re.sub(r"\{(\w+)\}", lambda m: values[m[1]], template)
-    except KeyError as error:
-        known = ", ".join(sorted(values))
-        raise DefinitionError(f"template {template!r}: unknown value {error.args[0]!r}; known: {known}") from None

@@ -249,7 +249,7 @@ def resolve_inside(root: Path, name: RootedPath, what: str, *, last: bool = Fals
             hops += 1
             if hops > MAX_LINKS:
                 raise SourceError(f"{what}: too many links on the way to {name}")
-            link = os.readlink(path)  # noqa: PTH115 - the text as it is; Path would tidy it
+            link = os.readlink(path)
             if link.startswith("/"):
                 current = []
             pending.extend([p for p in link.split("/") if p not in ("", ".")][::-1])

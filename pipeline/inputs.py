@@ -56,7 +56,7 @@ class Inputs:
         return self.trees[tree]
 
     def source_epoch(self, unit: Unit) -> int:
-        """The time of a unit's compiled files: the source's own, so that an unchanged component is not shipped again."""
+        """The time of a unit's compiled files: the source's own, so that what did not change is not shipped again."""
         lock = self.locked.lock
         pin = lock.mains.get(unit.name) or lock.snapshots.get(unit.name)
         if pin is None:

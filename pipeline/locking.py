@@ -15,7 +15,8 @@ from pipeline.errors import DefinitionError, HostError, NetworkError, SourceErro
 from pipeline.lock import MainModule, SourcesLock, Toolchain, lock_text, read_lock, write_atomically
 from pipeline.model import Digest, Module
 from pipeline.report.progress import Progress
-from pipeline.sources.go import GoSources, read_sums, rewrite_replaces
+from pipeline.sources.go import GoSources
+from pipeline.sources.gomod import read_sums, rewrite_replaces
 from pipeline.sources.snapshot import KINDS, Snapshots
 from pipeline.units import Unit, lock_subject
 

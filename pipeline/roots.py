@@ -34,7 +34,9 @@ class Root:
             "recipe": self.recipe.model_dump(mode="json"),
             "family": self.base.family,
             "arch": self.arch,
-            "code": str(code_digest("base/archives.py", "base/assemble.py", "base/cpio.py", "base/rpmfile.py", "extract.py")),
+            "code": str(
+                code_digest("base/archives.py", "base/assemble.py", "base/cpio.py", "base/rpmfile.py", "extract.py")
+            ),
         }
         return Digest.of_bytes(canonical(parts))
 
@@ -42,7 +44,17 @@ class Root:
 class Roots:
     """The roots of one base lock."""
 
-    def __init__(self, base: Base, lock: BaseLock, store: Store, host: str, *, origin: str | None, offline: bool, progress: Progress) -> None:
+    def __init__(
+        self,
+        base: Base,
+        lock: BaseLock,
+        store: Store,
+        host: str,
+        *,
+        origin: str | None,
+        offline: bool,
+        progress: Progress,
+    ) -> None:
         self.base = base
         self.lock = lock
         self.store = store
@@ -60,7 +72,10 @@ class Roots:
         owner = self.host if recipe.per == "host" else arch
         packages = self.lock.root(role, owner)
         if not packages and recipe.packages:
-            raise DefinitionError(f"the lock of base {self.base.name} has no {role} for {owner}", f"./inv lock --base {self.base.name} --update")
+            raise DefinitionError(
+                f"the lock of base {self.base.name} has no {role} for {owner}",
+                f"./inv lock --base {self.base.name} --update",
+            )
         return Root(self.base, role, owner, recipe, packages)
 
     def path(self, root: Root) -> Path:
@@ -73,11 +88,20 @@ class Roots:
             if not (target.is_dir() and stamp.exists() and str(tree_digest(target)) == stamp.read_text()):
                 remove_tree(target)
                 self.fetch(root.packages)
-                self.progress.step(f"assembling {root.base.name} {root.role} for {root.arch} ({len(root.packages)} packages)")
+                self.progress.step(
+                    f"assembling {root.base.name} {root.role} for {root.arch} ({len(root.packages)} packages)"
+                )
                 with self.store.workspace() as work:
                     made = work / "root"
                     made.mkdir()
-                    assemble(root.base, root.recipe, root.packages, files=self._package, root=made, platform=PLATFORMS[root.arch])
+                    assemble(
+                        root.base,
+                        root.recipe,
+                        root.packages,
+                        files=self._package,
+                        root=made,
+                        platform=PLATFORMS[root.arch],
+                    )
                     digest = tree_digest(made)
                     made.rename(target)
                     write_atomically(stamp, str(digest).encode())
@@ -90,10 +114,14 @@ class Roots:
         if not missing:
             return
         if self.offline:
-            from pipeline.errors import NetworkError  # noqa: PLC0415 - only on failure
+            from pipeline.errors import NetworkError
 
-            names = "\n  ".join(f"{p.name} {p.version}" for p in missing[:20])
-            raise NetworkError(f"{len(missing)} packages of {self.base.name} are not in the store, and --offline forbids fetching:\n  {names}", "run `./inv fetch` with network first")
+            names = "".join(f"\n  {p.name} {p.version}" for p in missing[:20])
+            what = f"{len(missing)} packages of {self.base.name}"
+            raise NetworkError(
+                f"{what} are not in the store, and --offline forbids fetching:{names}",
+                "run `./inv fetch` with network first",
+            )
         self.progress.step(f"fetching {len(missing)} packages of {self.base.name}")
         with self.store.workspace() as work:
             family(self.base.family).fetch(self.base, missing, origin=self.origin, work=work, deliver=self._deliver)
@@ -104,7 +132,9 @@ class Roots:
             copy.write_bytes(file.read_bytes())
             made = self.store.add(copy)
         if made.digest != package.digest:
-            raise SourceError(f"package {package.name}: the lock says {package.digest}, the origin serves {made.digest}")
+            raise SourceError(
+                f"package {package.name}: the lock says {package.digest}, the origin serves {made.digest}"
+            )
 
     def _package(self, package: Package) -> Path:
         path = self.store.use(package.digest)
@@ -112,5 +142,7 @@ class Roots:
             self.fetch([package])
             path = self.store.use(package.digest)
         if path is None:
-            raise SourceError(f"package {package.name} {package.version} was damaged in the store and could not be fetched again")
+            raise SourceError(
+                f"package {package.name} {package.version} was damaged in the store and could not be fetched again"
+            )
         return path

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.definitions import Build, Component, ComponentChoice, Definitions, Generate, Release, Smoke, Source, fill
+from pipeline.definitions import Build, Component, ComponentChoice, Definitions, Generate, Release, Smoke, Source
 from pipeline.errors import DefinitionError
 from pipeline.model import Digest
+from pipeline.versions import fill
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ class Unit:
     @property
     def facts(self) -> dict[str, Any]:
         """All that definitions say of it, as plain values."""
-        smoke = {name: s.model_dump(mode="json") for name, s in self.smoke.items()}
-        models = {"build": self.build.model_dump(mode="json"), "source": self.source.model_dump(mode="json")}
-        return {**vars(self), **models, "smoke": smoke}
+        models = {
+            "build": self.build.model_dump(mode="json"),
+            "source": self.source.model_dump(mode="json"),
+            "generate": [g.model_dump(mode="json") for g in self.generate],
+            "smoke": {name: s.model_dump(mode="json") for name, s in self.smoke.items()},
+        }
+        return {**vars(self), **models}
 
     @property
     def packages(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Component versions: order and ranges. Only numbers and dots are compared; suffixes are refused in ranges. No I/O."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -70,3 +70,13 @@ def template_values(version: str) -> dict[str, str]:
         "minor": parts[1],
         "patch": parts[2],
     }
+
+
+def fill(template: str, version: str, given: Mapping[str, str]) -> str:
+    """A template with the values of a component's version and those `given`; raises DefinitionError for another."""
+    values = {**template_values(version), **given}
+    try:
+        return re.sub(r"\{(\w+)\}", lambda m: values[m[1]], template)
+    except KeyError as error:
+        known = ", ".join(sorted(values))
+        raise DefinitionError(f"template {template!r}: unknown value {error.args[0]!r}; known: {known}") from None

@@ -82,7 +82,7 @@ def make_deb(data: bytes, suffix: str = ".xz") -> bytes:
 
 
 def zstd(data: bytes) -> bytes:
-    from backports.zstd import compress  # noqa: PLC0415 - as in the code under test
+    from backports.zstd import compress
 
     return bytes(compress(data))
 

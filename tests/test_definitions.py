@@ -7,10 +7,11 @@ import pytest
 from conftest import VERSION, Checkout, dump
 
 from pipeline.context import CHECKOUT
-from pipeline.definitions import Definitions, fill, parse_size
+from pipeline.definitions import Definitions, parse_size
 from pipeline.errors import DefinitionError
 from pipeline.strict import MAX_FILE, read_yaml
 from pipeline.units import units_of
+from pipeline.versions import fill
 
 COMMITTED = Definitions(CHECKOUT)
 

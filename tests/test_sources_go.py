@@ -36,7 +36,8 @@ from pipeline.errors import DefinitionError, HostError, NetworkError, SourceErro
 from pipeline.model import Module, escape_module
 from pipeline.sources import go as module
 from pipeline.sources.given import add_given_modules
-from pipeline.sources.go import GoSources, hash_tree, local_replaces, read_sums, rewrite_replaces
+from pipeline.sources.go import GoSources, hash_tree
+from pipeline.sources.gomod import local_replaces, read_sums, rewrite_replaces
 from pipeline.store import Store, remove_tree
 
 TOML = Module("github.com/BurntSushi/toml", "v0.3.1", "h1:WXkYYl6Yr3qBf1K79EBnL4mak0OimBfB0XUf9Vl28OQ=")

@@ -28,12 +28,15 @@ class Decoder(Protocol):
     @property
     def eof(self) -> bool:
         """The end of the stream was seen."""
+
     @property
     def needs_input(self) -> bool:
         """Nothing more comes out until more is put in."""
+
     @property
     def unused_data(self) -> bytes:
         """What follows the end of the stream."""
+
     def decompress(self, data: bytes, max_length: int) -> bytes:
         """At most `max_length` plain bytes."""
 

@@ -60,7 +60,9 @@ def check_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Input
         if unit.build.compiler == "go":
             _build_info(work, unit, inputs, mounts, report, problems)
         for name, wanted in smoke.items():
-            report[name]["prints"] = _smoke(work, name, wanted, inputs.roots.path(root), mounts, arch if emulator else "", problems)
+            report[name]["prints"] = _smoke(
+                work, name, wanted, inputs.roots.path(root), mounts, arch if emulator else "", problems
+            )
         if problems:
             raise BuildError(f"{unit.action('check', arch)}: {len(problems)} findings:\n  " + "\n  ".join(problems))
         (work.out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
@@ -82,7 +84,8 @@ def _static_facts(name: str, path: Path, arch: str, inputs: Inputs, problems: li
     for text, at in find_texts(path, [*SANDBOX_PATHS, str(inputs.store.root), str(inputs.checkout)]):
         problems.append(f"{name}: holds the build path {text!r} at offset {at}")
     if elf.elf_class != "ELF64" or not elf.little_endian or elf.machine != PLATFORMS[arch].elf_machine:
-        problems.append(f"{name}: expected a little-endian ELF64 file for machine {PLATFORMS[arch].elf_machine} (linux/{arch}); found {elf.elf_class}, machine {elf.machine}")
+        wanted = f"a little-endian ELF64 file for machine {PLATFORMS[arch].elf_machine} (linux/{arch})"
+        problems.append(f"{name}: expected {wanted}; found {elf.elf_class}, machine {elf.machine}")
     if not elf.static:
         problems.append(f"{name}: expected a static program; it asks for a dynamic loader or library")
     if elf.symbols:
@@ -135,7 +138,9 @@ def _build_info(
                 continue  # a folder of the source itself
             expected = locked.get((path, module_version))
             if expected != total:
-                problems.append(f"{name}: holds {path} {module_version} {total}; the lock says {expected or 'nothing of it'}")
+                problems.append(
+                    f"{name}: holds {path} {module_version} {total}; the lock says {expected or 'nothing of it'}"
+                )
         report[name] |= {"go": version, "modules": len(modules)}
     if missing := sorted(n for n in work.inputs if "go" not in report[n]):
         problems.append(f"no build information in {', '.join(missing)}")
@@ -164,7 +169,13 @@ def parse_build_info(text: str) -> dict[str, tuple[str, list[tuple[str, str, str
 
 
 def _smoke(
-    work: Work, name: str, wanted: dict[str, Any], root: Path, mounts: tuple[Mount, ...], emulated: str, problems: list[str]
+    work: Work,
+    name: str,
+    wanted: dict[str, Any],
+    root: Path,
+    mounts: tuple[Mount, ...],
+    emulated: str,
+    problems: list[str],
 ) -> str:
     """Run a program and look for its version; returns the line that has it."""
     command = [f"{INPUTS}/bin/{name}", *wanted["args"]]
@@ -175,12 +186,13 @@ def _smoke(
         environment=wanted["env"], timeout=SMOKE_SECONDS,
     )  # fmt: skip
     usage, text = work.capture(sandbox)
+    said = f"{name} {' '.join(wanted['args'])}"
     if usage.stopped:
         problems.append(f"{name}: {usage.stopped}")
     elif usage.status != wanted["exit"]:
-        problems.append(f"{name} {' '.join(wanted['args'])}: expected status {wanted['exit']}, found {usage.status}: {text[-300:].strip()}")
+        problems.append(f"{said}: expected status {wanted['exit']}, found {usage.status}: {text[-300:].strip()}")
     for line in text.splitlines():
         if wanted["prints"] in line:
             return line.strip()[:200]
-    problems.append(f"{name} {' '.join(wanted['args'])}: expected it to print {wanted['prints']!r}; found {text[:300].strip()!r}")
+    problems.append(f"{said}: expected it to print {wanted['prints']!r}; found {text[:300].strip()!r}")
     return ""

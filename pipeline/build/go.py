@@ -92,13 +92,14 @@ def _command(unit: Unit, cgo: bool, values: Mapping[str, str]) -> list[str]:
         output = "/out/"
         for name, package in binaries.items():
             if package.rstrip("/").rpartition("/")[2] != name:
-                raise DefinitionError(f"component {unit.component}: go would call {package} otherwise than {name}", "give it a build entry of its own")
+                raise DefinitionError(
+                    f"component {unit.component}: go would call {package} otherwise than {name}",
+                    "give it a build entry of its own",
+                )
     tags = [f"-tags={','.join(unit.build.tags)}"] if unit.build.tags else []
     generated = [OVERLAY] if unit.generate else []
-    return [
-        f"{INPUTS}/go/bin/go", "build", *FLAGS, *generated, *unit.build.flags, *tags, f"-ldflags={' '.join(link)}", "-o", output,
-        *sorted(binaries.values()),
-    ]  # fmt: skip
+    flags = [*FLAGS, *generated, *unit.build.flags, *tags, f"-ldflags={' '.join(link)}"]
+    return [f"{INPUTS}/go/bin/go", "build", *flags, "-o", output, *sorted(binaries.values())]
 
 
 def go_environment(arch: str) -> dict[str, str]:
@@ -136,7 +137,10 @@ def compiler(arch: str, inputs: Inputs) -> str:
     base = inputs.roots.base
     command = {str(k): v for k, v in base.compilers.items()}.get(arch)
     if command is None:
-        raise DefinitionError(f"base {base.name} names no C compiler for linux/{arch}", "build on another base, or add one under compilers")
+        raise DefinitionError(
+            f"base {base.name} names no C compiler for linux/{arch}",
+            "build on another base, or add one under compilers",
+        )
     return command.replace("{sysroot}", f"{INPUTS}/sysroot")
 
 

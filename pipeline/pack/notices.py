@@ -19,7 +19,9 @@ def notices_action(unit: Unit, inputs: Inputs) -> Action:
 
     def run(work: Work) -> None:
         inputs.ensure(unit)
-        modules = [m for m in inputs.modules(unit) if m != getattr(inputs.locked.lock.mains.get(unit.name), "module", None)]
+        modules = [
+            m for m in inputs.modules(unit) if m != getattr(inputs.locked.lock.mains.get(unit.name), "module", None)
+        ]
         (work.out / "notices.txt").write_text(_render(unit, [(m, inputs.store.gomod / m.directory) for m in modules]))
 
     return Action(
@@ -33,7 +35,11 @@ def notices_action(unit: Unit, inputs: Inputs) -> Action:
 def _render(unit: Unit, modules: list[tuple[Module, Path]]) -> str:
     parts = [f"{unit.component} contains the following third-party software. The texts are those of its sources.\n"]
     for module, folder in modules:
-        name = f"Go standard library and runtime ({module.version})" if module.path == "golang.org/toolchain" else str(module)
+        name = (
+            f"Go standard library and runtime ({module.version})"
+            if module.path == "golang.org/toolchain"
+            else str(module)
+        )
         parts.append(f"\n{'=' * 78}\n{name}\n")
         for file in sorted(folder.iterdir()):
             if file.is_file() and NAMES.fullmatch(file.name) and file.stat().st_size <= MAX_TEXT:

@@ -38,7 +38,9 @@ def tarball_action(unit: Unit, arch: str, inputs: Inputs) -> Action:
     def run(work: Work) -> None:
         entries = [Entry(RootedPath.parse(p), mode, inputs.epoch, data) for p, (mode, data) in static.items()]
         entries.append(Entry(RootedPath.parse("bin/rfo"), 0o755, inputs.source_epoch(unit), work.inputs["rfo"]))
-        entries.append(Entry(RootedPath.parse("share/rfo/THIRD-PARTY-NOTICES.txt"), 0o644, inputs.epoch, work.inputs["notices"]))
+        entries.append(
+            Entry(RootedPath.parse("share/rfo/THIRD-PARTY-NOTICES.txt"), 0o644, inputs.epoch, work.inputs["notices"])
+        )
         plain = work.folder / name[:-3]
         write_tar(plain, entries, time=inputs.epoch)
         work.execute(

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.definitions import fill
 from pipeline.errors import DefinitionError, NetworkError, SourceError
 from pipeline.extract import extract_tar
 from pipeline.lock import Snapshot
@@ -21,6 +20,7 @@ from pipeline.sources.git import export_commit
 from pipeline.sources.http import download
 from pipeline.store import Output, Store, remove_tree
 from pipeline.units import Unit
+from pipeline.versions import fill
 
 KINDS = ("git", "archive")
 Origin = tuple[str, ...]
