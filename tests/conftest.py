@@ -103,6 +103,7 @@ class Checkout:
             "suites": {"amd64": ["stable"], "arm64": ["stable"]},
             "roots": {
                 "builder": {"per": "host", "packages": ["sh"]},
+                "emulator": {"per": "host", "packages": ["qemu"]},
                 "sysroot": {"per": "target", "packages": ["libc"]},
             },
             "compilers": {"amd64": "gcc"},
@@ -134,7 +135,11 @@ class Checkout:
         lock.toolchains["1.20.14"] = Toolchain("1.20.14", "amd64", GO_SUM)
         self.put(f"releases/{VERSION}/sources.lock", lock.render())
         digest = Digest.of_bytes(b"")
-        packages = [Package("builder", a, "sh", "1", "pool/sh.deb", 1, digest) for a in ("amd64", "arm64")]
+        packages = [
+            Package(root, arch, name, "1", f"pool/{name}.deb", 1, digest)
+            for root, name in (("builder", "sh"), ("emulator", "qemu"))
+            for arch in ("amd64", "arm64")
+        ]
         packages += [Package("sysroot", a, "libc", "1", "pool/libc.deb", 1, digest) for a in arches]
         base = self.definitions.base("tiny")
         text = BaseLock("tiny", tuple(packages), (), definition=base_subject(base)).render()
