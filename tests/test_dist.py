@@ -15,6 +15,7 @@ from pipeline.errors import StoreError
 from pipeline.graph import Graph
 from pipeline.model import Digest
 from pipeline.publish.dist import DamagedOutput, write_dist
+from pipeline.release import hand_over
 from pipeline.scheduler import Result
 from pipeline.store import Store
 
@@ -270,6 +271,16 @@ def test_a_damaged_output_is_not_handed_over(both: Checkout, store: Store) -> No
     with pytest.raises(DamagedOutput, match=r"rfo.linux-amd64.tar.gz was damaged in the store"):
         write_dist(context, graph, result)
     assert (both.root / "dist" / VERSION / "release.json").read_bytes() == before
+
+
+def test_a_damaged_binary_of_a_partial_run_is_not_handed_over(both: Checkout, store: Store) -> None:
+    graph, result = made(store, "amd64")
+    summary = hand_over(both.context("amd64"), graph, result, whole=False)
+    assert [name for name, _ in summary.binaries] == ["rfo/amd64/rfo"]
+    summary.binaries[0][1].chmod(0o644)
+    summary.binaries[0][1].write_bytes(b"damaged")
+    with pytest.raises(DamagedOutput):
+        hand_over(both.context("amd64"), graph, result, whole=False)
 
 
 def test_a_place_that_cannot_be_written_is_an_error_with_its_path(checkout: Checkout, store: Store) -> None:
