@@ -27,7 +27,7 @@ from pipeline.sandbox import INPUTS
 from pipeline.store import Store
 from pipeline.units import Unit
 
-SHARED = ("blobs", "trees", "gomod", "fetched", "locks-of-bases")
+SHARED = ("blobs", "trees", "gomod", "locks-of-bases")
 """What a cold run may find: sources. Records and compile caches start empty."""
 HASHED = 1 << 30
 """Bytes of the file that is hashed and copied."""

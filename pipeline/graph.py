@@ -9,7 +9,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +44,8 @@ class Work:
     cancel: threading.Event
     memory: int
     """Bytes it may plan with."""
+    limit: int = 0
+    """Bytes beyond which a sandbox is ended that says nothing of its own; 0 means none."""
     cpu: float = 0.0
     peak: int = 0
 
@@ -71,7 +73,10 @@ class Work:
 
     def attempt(self, sandbox: Sandbox) -> Usage:
         """Run a sandbox and return how it ended."""
-        usage = self.executor.run(sandbox, self.log, self.cancel)
+        return self._run(sandbox, self.log)
+
+    def _run(self, sandbox: Sandbox, log: IO[bytes]) -> Usage:
+        usage = self.executor.run(replace(sandbox, memory=sandbox.memory or self.limit), log, self.cancel)
         self.cpu += usage.cpu
         self.peak = max(self.peak, usage.peak)
         return usage
@@ -79,11 +84,9 @@ class Work:
     def capture(self, sandbox: Sandbox) -> tuple[Usage, str]:
         """Run a sandbox and return how it ended and what it printed, which the log gets as well."""
         with tempfile.TemporaryFile(dir=self.folder) as output:
-            usage = self.executor.run(sandbox, output, self.cancel)
+            usage = self._run(sandbox, output)
             output.seek(0)
             printed = output.read(CAPTURED)
-        self.cpu += usage.cpu
-        self.peak = max(self.peak, usage.peak)
         self.log.write(printed)
         _, _, text = printed.partition(b"\n")  # the first line is the command
         return usage, text.decode(errors="replace")

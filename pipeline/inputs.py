@@ -82,11 +82,11 @@ class Inputs:
         """Let go resolve the unit's packages once with network, so that it can do so without one later.
 
         The module graph reads go.mod files of versions that are not selected; only go knows which. A stamp in the
-        store spares the next run.
+        module cache spares the next run, and is gone when the cache is.
         """
         if unit.build.compiler != "go":
             return
-        stamp = self.store.root / "fetched" / Digest.of_bytes(canonical([self.identity(unit), unit.arches])).hex
+        stamp = self.store.gomod / "fetched" / Digest.of_bytes(canonical([self.identity(unit), unit.arches])).hex
         if stamp.exists():
             return
         with self.source(unit) as source, self.modfile(unit, source) as modfile:
@@ -126,10 +126,10 @@ class Inputs:
         with self.store.workspace() as work:
             overlay = self.locked.overlays.get(unit.name)
             own_sum = source / "go.sum"
-            mod = overlay.mod if overlay else (source / "go.mod").read_text()
-            sums = overlay.sum if overlay else own_sum.read_text() if own_sum.exists() else ""
-            (work / "go.mod").write_text(mod)
-            (work / "go.sum").write_text(sums)
+            mod = overlay.mod if overlay else (source / "go.mod").read_text(encoding="utf-8")
+            sums = overlay.sum if overlay else own_sum.read_text(encoding="utf-8") if own_sum.exists() else ""
+            (work / "go.mod").write_text(mod, encoding="utf-8")
+            (work / "go.sum").write_text(sums, encoding="utf-8")
             yield work / "go.mod"
 
     def go_mounts(self, unit: Unit, source: Path, modfile: Path) -> tuple[Mount, ...]:

@@ -8,7 +8,7 @@ from pipeline.base import family
 from pipeline.base.assemble import assemble, tree_digest
 from pipeline.definitions import Base, RootRecipe
 from pipeline.engine import code_digest
-from pipeline.errors import DefinitionError, SourceError
+from pipeline.errors import DefinitionError, SourceError, StoreError
 from pipeline.graph import canonical
 from pipeline.lock import BaseLock, Package, write_atomically
 from pipeline.model import PLATFORMS, Digest
@@ -85,7 +85,7 @@ class Roots:
         target = self.store.root / "trees" / root.key.hex
         with self.store.exclusive(f"tree-{root.key.hex}"):
             stamp = target.with_suffix(".digest")
-            if not (target.is_dir() and stamp.exists() and str(tree_digest(target)) == stamp.read_text()):
+            if not _intact(target, stamp):
                 remove_tree(target)
                 self.fetch(root.packages)
                 self.progress.step(
@@ -146,3 +146,11 @@ class Roots:
                 f"package {package.name} {package.version} was damaged in the store and could not be fetched again"
             )
         return path
+
+
+def _intact(tree: Path, stamp: Path) -> bool:
+    """Whether a tree is as it was made; one that cannot be read is not."""
+    try:
+        return tree.is_dir() and str(tree_digest(tree)) == stamp.read_text()
+    except (OSError, ValueError, StoreError):
+        return False

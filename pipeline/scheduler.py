@@ -215,7 +215,8 @@ class Scheduler:
             with self.store.workspace() as folder, (folder / "log").open("w+b") as log:
                 started = time.monotonic()
                 try:
-                    work = Work(action.name, inputs, folder, log, self.executor, self.cancel, self.share_of(action))
+                    share = self.share_of(action)
+                    work = Work(action.name, inputs, folder, log, self.executor, self.cancel, share, self.memory)
                     action.run(work)
                     seconds = time.monotonic() - started
                     files = _files(work.out, action.name)

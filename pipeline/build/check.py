@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.build.elf import read_elf
 from pipeline.engine import code_digest
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, SourceError
 from pipeline.graph import Action, Ref, Work
 from pipeline.inputs import Inputs
 from pipeline.model import CHUNK, PLATFORMS
@@ -22,6 +22,8 @@ from pipeline.units import Unit
 BUILD_IDS = (".note.gnu.build-id", ".note.go.buildid")
 SANDBOX_PATHS = (f"{INPUTS}/", "/build/go-build", "/build/cc")
 SMOKE_SECONDS = 300
+SMOKE_MEMORY = 4 << 30
+"""Bytes that a program may take to say its version, emulator included."""
 
 
 def check_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) -> Action:
@@ -79,9 +81,13 @@ def check_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Input
 
 def _static_facts(name: str, path: Path, arch: str, inputs: Inputs, problems: list[str]) -> dict[str, Any]:
     """What the file itself shows."""
+    if not path.stat().st_size:  # which cannot be mapped
+        raise SourceError(f"{name} is not an ELF file: it is empty")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         elf = read_elf(data, name)
-    for text, at in find_texts(path, [*SANDBOX_PATHS, str(inputs.store.root), str(inputs.checkout)]):
+    # More than the bare folders: a checkout at /src or a store at /var must not condemn every program.
+    host = [f"{inputs.store.root}/{n}/" for n in ("gomod", "tmp", "trees")] + [f"{inputs.checkout}/components/"]
+    for text, at in find_texts(path, [*SANDBOX_PATHS, *host]):
         problems.append(f"{name}: holds the build path {text!r} at offset {at}")
     if elf.elf_class != "ELF64" or not elf.little_endian or elf.machine != PLATFORMS[arch].elf_machine:
         wanted = f"a little-endian ELF64 file for machine {PLATFORMS[arch].elf_machine} (linux/{arch})"
@@ -115,13 +121,13 @@ def _build_info(
     work: Work, unit: Unit, inputs: Inputs, mounts: tuple[Mount, ...], report: dict[str, Any], problems: list[str]
 ) -> None:
     """Compare Go's build information in each binary with the lock."""
-    inputs.go.verify([inputs.locked.lock.toolchains[unit.go].module])
+    inputs.go.ensure([inputs.locked.lock.toolchains[unit.go].module])
     root = inputs.roots.path(inputs.roots.find("builder", inputs.roots.host))
     sandbox = Sandbox(
         root=root,
         command=(f"{INPUTS}/go/bin/go", "version", "-m", *(f"{INPUTS}/bin/{n}" for n in sorted(work.inputs))),
         build=work.build,
-        out=work.out,
+        out=work.build,
         environment={"GOROOT": f"{INPUTS}/go", "GOENV": "off", "GOTOOLCHAIN": "local", "GOTELEMETRY": "off"},
         mounts=(*mounts, Mount(inputs.toolchain(unit), f"{INPUTS}/go")),
     )
@@ -178,12 +184,14 @@ def _smoke(
     problems: list[str],
 ) -> str:
     """Run a program and look for its version; returns the line that has it."""
+    scratch = work.folder / f"smoke-{name}"  # what it writes is no output, and nothing the next one sees
+    scratch.mkdir()
     command = [f"{INPUTS}/bin/{name}", *wanted["args"]]
     if emulated:
         command = [f"{INPUTS}/emulator/usr/bin/qemu-{PLATFORMS[emulated].qemu}", *command]
     sandbox = Sandbox(
-        root=root, command=tuple(command), build=work.build, out=work.out, mounts=mounts,
-        environment=wanted["env"], timeout=SMOKE_SECONDS,
+        root=root, command=tuple(command), build=scratch, out=scratch, mounts=mounts,
+        environment=wanted["env"], timeout=SMOKE_SECONDS, memory=SMOKE_MEMORY,
     )  # fmt: skip
     usage, text = work.capture(sandbox)
     said = f"{name} {' '.join(wanted['args'])}"

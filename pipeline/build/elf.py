@@ -10,7 +10,13 @@ CLASSES = {1: "ELF32", 2: "ELF64"}
 PT_DYNAMIC, PT_INTERP = 2, 3
 SHT_SYMTAB = 2
 DT_NEEDED = 1
+PT_LOAD = 1
+PROGRAM_HEADER, SECTION_HEADER = 56, 64
+"""Bytes of each; a file that says otherwise shows its loader other headers than us."""
 MAX_HEADERS = 4096
+MAX_NAME = 256
+"""Bytes of a section's name: without a limit all of them together could be many times the file."""
+DEBUG = (".debug_", ".zdebug_", ".gdb_index", ".stab")
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Elf:
     """Names a shared library."""
     sections: tuple[str, ...]
     symbols: bool
-    """Has a symbol table: not stripped."""
+    """Has a symbol table or debugging information: not stripped."""
 
     @property
     def static(self) -> bool:
@@ -48,7 +54,7 @@ def read_elf(data: Bytes, name: str) -> Elf:
         return Elf(elf_class, data[5] == 1, 0, False, False, (), False)
     try:
         return _read(data, elf_class)
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise SourceError(f"{name}: malformed ELF file ({error})") from error
 
 
@@ -58,18 +64,27 @@ def _read(data: Bytes, elf_class: str) -> Elf:
     phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from("<HHHHH", data, 54)
     if phnum > MAX_HEADERS or shnum > MAX_HEADERS:
         raise ValueError("too many headers")
-    interpreter = needed = False
+    if not phnum or not shnum:
+        raise ValueError("no program or section headers")
+    if phentsize != PROGRAM_HEADER or shentsize != SECTION_HEADER:
+        raise ValueError(f"headers of {phentsize} and {shentsize} bytes")
+    interpreter = needed = dynamic = False
     for index in range(phnum):
         kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", data, phoff + index * phentsize)
         interpreter |= kind == PT_INTERP
+        if kind in (PT_LOAD, PT_DYNAMIC) and offset + size > len(data):
+            raise ValueError("content is cut off")
         if kind == PT_DYNAMIC:
+            if dynamic:
+                raise ValueError("two dynamic sections")
+            dynamic = True
             tags = struct.iter_unpack("<qQ", data[offset : offset + size - size % 16])
-            needed |= any(tag == DT_NEEDED for tag, _ in tags)
+            needed = any(tag == DT_NEEDED for tag, _ in tags)
     headers = [struct.unpack_from("<IIQQQQ", data, shoff + i * shentsize) for i in range(shnum)]
-    names: list[str] = []
-    if shnum:
-        _, _, _, _, table, length = headers[shstrndx]
-        strings = data[table : table + length]
-        names = [strings[h[0] : strings.index(b"\0", h[0])].decode("ascii", "replace") for h in headers]
-    symbols = any(h[1] == SHT_SYMTAB for h in headers)
+    _, _, _, _, table, length = headers[shstrndx]
+    if table + length > len(data):
+        raise ValueError("content is cut off")
+    strings = data[table : table + length]
+    names = [strings[h[0] : strings.index(b"\0", h[0], h[0] + MAX_NAME)].decode("ascii", "replace") for h in headers]
+    symbols = any(h[1] == SHT_SYMTAB for h in headers) or any(n.startswith(DEBUG) for n in names)
     return Elf(elf_class, True, machine, interpreter, needed, tuple(names), symbols)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.definitions import parse_size
-from pipeline.errors import DefinitionError
+from pipeline.errors import BuildError, DefinitionError
 from pipeline.graph import Action, Ref, Work
 from pipeline.inputs import Inputs
 from pipeline.model import PLATFORMS, Digest
@@ -36,6 +36,8 @@ def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) 
     sysroot = inputs.roots.find("sysroot", arch) if cgo else None
     command = _command(unit, cgo, values)
     environment = go_environment(arch) | (_c_environment(arch, inputs) if cgo else {})
+    if cgo:
+        environment["SOURCE_DATE_EPOCH"] = str(inputs.source_epoch(unit))  # for __DATE__ in C
     parameters: dict[str, Any] = {
         "command": command,
         "environment": environment,
@@ -67,6 +69,9 @@ def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) 
                     mounts=tuple(mounts),
                 )
             )
+        for name, package in sorted(unit.build.binaries.items()):
+            if not (work.out / name).is_file():
+                raise BuildError(f"{work.name}: go wrote no program for {package}", "is it a package main?")
 
     return Action(
         name=unit.action("build", arch),
@@ -156,7 +161,7 @@ def cache_mount(unit: Unit, inputs: Inputs, cgo: Mapping[str, Any] | None = None
 
 @lru_cache
 def _rules() -> list[dict[str, Any]]:
-    rules: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    rules: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     return rules
 
 

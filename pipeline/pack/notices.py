@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from pipeline.engine import code_digest
+from pipeline.errors import SourceError
 from pipeline.graph import Action, Work
 from pipeline.inputs import Inputs
 from pipeline.model import Module
@@ -22,7 +23,8 @@ def notices_action(unit: Unit, inputs: Inputs) -> Action:
         modules = [
             m for m in inputs.modules(unit) if m != getattr(inputs.locked.lock.mains.get(unit.name), "module", None)
         ]
-        (work.out / "notices.txt").write_text(_render(unit, [(m, inputs.store.gomod / m.directory) for m in modules]))
+        text = _render(unit, [(m, inputs.store.gomod / m.directory) for m in modules])
+        (work.out / "notices.txt").write_bytes(text.encode())
 
     return Action(
         name=f"notices/{unit.name}",
@@ -41,8 +43,12 @@ def _render(unit: Unit, modules: list[tuple[Module, Path]]) -> str:
             else str(module)
         )
         parts.append(f"\n{'=' * 78}\n{name}\n")
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and NAMES.fullmatch(file.name) and file.stat().st_size <= MAX_TEXT:
-                text = file.read_text(encoding="utf-8", errors="replace").strip()
-                parts.append(f"{'-' * 78}\n{file.name}\n\n{text}\n")
+        texts = [f for f in sorted(folder.iterdir()) if f.is_file() and NAMES.fullmatch(f.name)]
+        if not texts:
+            parts.append("(Its source has no licence file at the top.)\n")
+        for file in texts:
+            if file.stat().st_size > MAX_TEXT:
+                raise SourceError(f"{module}: {file.name} is larger than {MAX_TEXT} bytes; notices would lack it")
+            text = file.read_text(encoding="utf-8", errors="replace").strip()
+            parts.append(f"{'-' * 78}\n{file.name}\n\n{text}\n")
     return "".join(parts)

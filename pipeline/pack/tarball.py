@@ -13,6 +13,7 @@ from pipeline.inputs import Inputs
 from pipeline.model import Digest, RootedPath
 from pipeline.pack.tar import Entry, write_tar
 from pipeline.sandbox import INPUTS, Mount, Sandbox
+from pipeline.sources.tree import tracked_files
 from pipeline.units import Unit
 
 TREES = ("bin", "lib", "share")
@@ -69,12 +70,10 @@ def installed_files(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Path in the tarball to (mode, content) of what install/ holds; scripts are the files below bin/."""
     found = {}
     for tree in TREES:
-        for path in sorted((folder / tree).rglob("*")):
-            if path.is_symlink():
-                raise DefinitionError(f"{path} is a link; the tarball holds plain files only")
-            if path.is_file():
-                name = path.relative_to(folder).as_posix()
-                found[name] = (0o755 if tree == "bin" else 0o644, path.read_bytes())
+        if (folder / tree).is_dir():
+            for name in tracked_files(folder.parent, f"{folder.name}/{tree}"):  # no editor's backup gets in
+                mode = 0o755 if tree == "bin" else 0o644
+                found[f"{tree}/{name}"] = (mode, (folder / tree / name).read_bytes())
     if not found:
         raise DefinitionError(f"{folder} is empty: the tarball would lack its units and scripts")
     return found
