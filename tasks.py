@@ -71,7 +71,7 @@ def _context(log_json: str = "", sources: Any = None, mirrors: Any = None, **opt
         "action": "Run just this action and what it needs (names: --dry-run); may be repeated.",
         "jobs": "Actions at once (default: half the cores, at least 2; memory is watched besides).",
         "keep-going": "After a failure go on with what does not depend on it (default).",
-        "dry-run": "Say what would run, and run nothing.",
+        "dry-run": "Say what would run, and run nothing (a missing lock is made all the same).",
         "offline": OFFLINE,
         "locked": "Refuse to write a missing lock (for CI).",
         "source": SOURCE,

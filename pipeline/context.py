@@ -159,9 +159,15 @@ class Context:
     def sources(self) -> LockedSources:
         """The sources lock; a missing one is written, unless that is forbidden."""
         found = read_sources(self.definitions, self.release, self.all_units)
-        if found:
-            return found
         hint = f"./inv lock --version {self.options.version}"
+        if found:
+            other = next((t.arch for t in found.lock.toolchains.values() if t.arch != host_arch()), None)
+            if other:
+                raise DefinitionError(
+                    f"the lock of {self.options.version} has toolchains for {other}; this host is {host_arch()}",
+                    f"build on {other}, or lock for this host: {hint} --update",
+                )
+            return found
         if self.options.locked or self.options.offline:
             reason = "--offline" if self.options.offline else "--locked"
             raise DefinitionError(f"{self.options.version} has no sources.lock, and {reason} forbids making one", hint)
@@ -201,6 +207,11 @@ class Context:
                 )
         found = {a: by_base[self.bases[a].name] for a in self.arches}
         return {a: i for a, i in found.items() if a not in self.unavailable}
+
+    def lose(self, arch: str, reason: str) -> None:
+        """Go on without an architecture, and say why at the end."""
+        self.inputs.pop(arch)
+        self.unavailable[arch] = reason
 
     @cached_property
     def unavailable(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.context import Context
-from pipeline.errors import BuildError, StoreError, UsageError
+from pipeline.errors import BuildError, NetworkError, SourceError, StoreError, UsageError
 from pipeline.graph import Graph, estimate
 from pipeline.plan import plan
 from pipeline.publish.dist import DamagedOutput, write_dist
@@ -35,12 +35,12 @@ class Summary:
 def release(context: Context) -> Summary:
     """Make what the options ask for. Raises PipelineError; what was finished before stays in the store."""
     whole = not context.options.components and not context.options.actions
-    graph = plan(context.release.values, context.units, context.inputs, packs=whole or bool(context.options.actions))
-    graph = select(graph, context.options.actions)
+    graph = make_graph(context)
     scheduler = make_scheduler(context)
     if context.options.dry_run:
         return describe(graph, scheduler, context)
-    prepare_sources(graph, scheduler, context)
+    if prepare_sources(graph, scheduler, context):
+        graph = make_graph(context)
     result = scheduler.run(graph)
     try:
         summary = hand_over(context, graph, result, whole=whole)
@@ -67,6 +67,16 @@ def hand_over(context: Context, graph: Graph, result: Result, *, whole: bool) ->
     return Summary(ran, cached, None, binaries=tuple(made))
 
 
+def make_graph(context: Context) -> Graph:
+    """The actions that the options ask for, on the architectures that can be built."""
+    chosen = context.options.actions
+    packs = bool(chosen) or not context.options.components
+    graph = plan(context.release.values, context.units, context.inputs, packs=packs)
+    if unknown := [a for a in chosen if a not in graph.actions]:
+        raise UsageError(f"there is no action {unknown[0]}", "list them with --dry-run")
+    return graph.closure(list(chosen)) if chosen else graph
+
+
 def make_scheduler(context: Context) -> Scheduler:
     """A scheduler with what this host has."""
     jobs = context.options.jobs or default_jobs()
@@ -74,27 +84,34 @@ def make_scheduler(context: Context) -> Scheduler:
     return Scheduler(context.store, Bwrap(), context.progress, jobs, available_memory(), context.options.keep_going)
 
 
-def select(graph: Graph, actions: Sequence[str]) -> Graph:
-    """The graph of the named actions and all they need; the whole graph if none is named."""
-    if unknown := [a for a in actions if a not in graph.actions]:
-        raise UsageError(f"there is no action {unknown[0]}", "list them with --dry-run")
-    return graph.closure(list(actions)) if actions else graph
+def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> bool:
+    """Have the sources of everything that will run, before anything runs: a missing pin costs no build time.
 
-
-def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> None:
-    """Have the sources of everything that will run, before anything runs: a missing pin costs no build time."""
+    Returns whether an architecture was lost because packages of its own root cannot be had; the others go on.
+    """
     done = Result()
     scheduler.replay(graph, done)
     todo = [n for n in graph.order if n not in done.outputs]
+    if not todo:
+        return False
+    refuse_small_disk(graph, todo, context)
     pending = {n.split("/")[1] for n in todo}
-    if pending:
-        refuse_small_disk(graph, todo, context)
-        anyone = next(iter(context.inputs.values()))  # modules do not depend on the base
-        anyone.fetch([u for u in context.units if u.name in pending])
-        scheduler.executor.check()
-        for arch, inputs in context.inputs.items():
-            for role in inputs.roots.base.roots:
+    anyone = next(iter(context.inputs.values()))  # modules do not depend on the base
+    units = [u for u in context.units if u.name in pending]
+    context.progress.step(f"sources of {len(units)} units: fetching what the store lacks")
+    anyone.fetch(units)
+    scheduler.executor.check()
+    before = len(context.inputs)
+    for arch, inputs in list(context.inputs.items()):
+        for role, recipe in inputs.roots.base.roots.items():
+            try:
                 inputs.roots.path(inputs.roots.find(role, arch))
+            except NetworkError as error:
+                if recipe.per == "host" or len(context.inputs) == 1:
+                    raise
+                context.lose(arch, error.reason)
+                break
+    return len(context.inputs) < before
 
 
 def refuse_small_disk(graph: Graph, todo: Sequence[str], context: Context) -> None:
@@ -137,7 +154,9 @@ def refuse_failures(result: Result, context: Context) -> None:
         lines.append(f"    repeat: {again} --action {failure.name}")
     lines += [f"linux/{arch}: not built: {reason}" for arch, reason in lost.items()]
     skipped = f"; {len(result.skipped)} more could not run without them" if result.skipped else ""
-    raise BuildError(
+    kinds = {type(f.error) for f in result.failures}
+    raised = kinds.pop() if len(kinds) == 1 and not lost else BuildError  # one kind of fault keeps its exit code
+    raise (raised if raised in (NetworkError, SourceError, StoreError) else BuildError)(
         f"{len(result.failures) + len(lost)} failed{skipped}:\n  " + "\n  ".join(lines),
         "what succeeded is kept; the next run goes on from there",
     )

@@ -74,7 +74,7 @@ class Roots:
         if not packages and recipe.packages:
             raise DefinitionError(
                 f"the lock of base {self.base.name} has no {role} for {owner}",
-                f"./inv lock --base {self.base.name} --update",
+                f"./inv lock --version VERSION --base {self.base.name} --update",
             )
         return Root(self.base, role, owner, recipe, packages)
 

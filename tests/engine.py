@@ -222,7 +222,7 @@ def second_store() -> Iterator[Path]:
     first = shared_store()
     path = Path(tempfile.mkdtemp(prefix="rfo-test-second-", dir=first.root.parent))
     try:
-        for name in ("blobs", "trees", "gomod", "locks-of-bases", "fetched"):
+        for name in ("blobs", "trees", "gomod", "locks-of-bases"):
             if (first.root / name).exists():
                 subprocess.run(["cp", "-al", str(first.root / name), str(path / name)], check=True)
         yield path

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ from engine import (
 )
 
 from pipeline.errors import BuildError, DefinitionError, NetworkError
+from pipeline.lock import write_atomically
+from pipeline.model import Digest
 from pipeline.release import release
 from pipeline.store import Store
 
@@ -264,3 +267,17 @@ def test_a_package_that_is_no_program_is_told(tmp_path: Path) -> None:
     error = fails(lambda: run(checkout, arches=(HOST,), components=("hello",)))
     assert f"build/hello/{HOST}: " in error.reason
     assert "go wrote no program for ./library" in error.reason
+
+
+def test_an_architecture_whose_packages_are_gone_fails_alone(tmp_path: Path) -> None:
+    checkout = small_checkout(tmp_path / "c")
+    made = make_context(checkout, components=("hello",)).base_locks[BASE]
+    gone = next(p for p in made.packages if p.root == "sysroot" and p.arch == "riscv64")
+    lost = replace(gone, path="pool/main/g/gone.deb", digest=Digest.of_bytes(b"gone"))
+    lock = replace(made, packages=tuple(sorted(lost if p == gone else p for p in made.packages)))
+    with second_store() as path:
+        write_atomically(path / "locks-of-bases" / f"{BASE}.lock", lock.render().encode())
+        context = make_context(checkout, Store(path), components=("hello",))
+        with pytest.raises(BuildError, match=r"(?s)linux/riscv64: not built: .*gone\.deb"):
+            release(context)
+        assert {key.split("/")[2].partition(":")[0] for key in digests(context)} == {"amd64", "arm64"}
