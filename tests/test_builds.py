@@ -116,7 +116,7 @@ def test_another_store_user_environment_and_an_empty_compile_cache_give_the_same
 
 def test_after_fetch_a_build_needs_no_network_at_all(checkout: Path, built: dict[str, str]) -> None:
     if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
+        pytest.fail("unshare is not installed: apt-get install util-linux")
     alone = ["unshare", "--user", "--map-root-user", "--net"]
     with second_store() as store:
         chosen = arguments(("pause",), ARCHES)

@@ -222,7 +222,7 @@ def test_a_sample_of_a_process_that_is_gone_is_empty() -> None:
 
 def test_a_host_without_user_namespaces_is_told_the_remedies() -> None:
     if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
+        pytest.fail("unshare is not installed: apt-get install util-linux")
     probe = "from pipeline.sandbox.bwrap import Bwrap\nfrom pipeline.errors import HostError\n"
     probe += "try: Bwrap().check()\nexcept HostError as e: print(e.render())"
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'

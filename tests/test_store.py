@@ -194,7 +194,7 @@ def in_namespace(setup: str, script: str, store: Path) -> str:
         check=False,
     )
     if done.returncode and "unshare" in done.stderr:
-        pytest.skip(f"no user namespaces: {done.stderr.strip()}")
+        pytest.fail(f"no user namespaces: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
