@@ -1,7 +1,8 @@
 """What the tests of the engine's core share: a store of their own, an executor in memory, a small checkout."""
 
+import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,14 @@ from pipeline.units import lock_subject, units_of
 
 VERSION = "v1.0.0+rfor1"
 GO_SUM = f"h1:{'A' * 43}="
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> Iterator[None]:
+    """Ctrl-C works as on a terminal: a shell starts what it puts into the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class MemoryExecutor:
