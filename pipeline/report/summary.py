@@ -24,6 +24,8 @@ def say_summary(summary: "Summary", context: "Context", seconds: float, *, as_js
         }
         print(json.dumps(facts, indent=2))
         return
+    if context.options.dry_run:
+        return  # it said all there is while it looked
     context.progress.say(f"{summary.ran} actions ran, {summary.cached} were in the store; {duration(seconds)}")
     for name, path in summary.binaries:
         context.progress.say(f"  {size(path.stat().st_size):>10}  {name:<40} {path}")
