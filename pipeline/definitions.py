@@ -262,7 +262,7 @@ class Base(Strict):
     """deb: suites per architecture, the first that resolves is taken. rpm: repositories, all of them are used."""
     rootfs: dict[Arch, str] = Field(default_factory=dict)
     """rpm: path of the official root file system archive, relative to `origin`."""
-    roots: dict[Literal["builder", "sysroot", "emulator"], RootRecipe]
+    roots: dict[Literal["builder", "sysroot", "emulator", "engine"], RootRecipe]
     compilers: dict[Arch, str]
     """The C compiler command for each target, inside the builder root; `{sysroot}` is the target's sysroot."""
 

@@ -104,6 +104,8 @@ def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> boo
     before = len(context.inputs)
     for arch, inputs in list(context.inputs.items()):
         for role, recipe in inputs.roots.base.roots.items():
+            if role == "engine":  # only a proof uses it
+                continue
             try:
                 inputs.roots.path(inputs.roots.find(role, arch))
             except NetworkError as error:
