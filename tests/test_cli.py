@@ -100,8 +100,8 @@ def test_a_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
 FAULT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import tasks
-with tasks._reporting(debug=False):
+from pipeline.cli.common import reporting
+with reporting(debug=False):
     {}
 """
 
