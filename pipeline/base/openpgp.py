@@ -7,12 +7,13 @@ have been valid when the signature was made, so an old release stays verifiable 
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
-
-from pysequoia import Cert, Sig, verify
-from pysequoia.packet import Packet, PacketPile, Tag
+from typing import TYPE_CHECKING, Self
 
 from pipeline.errors import SourceError
+
+if TYPE_CHECKING:
+    from pysequoia import Cert
+    from pysequoia.packet import Packet
 
 MAX_SIGNATURES = 8
 """Signatures looked at in one place: a few keys may sign during a change of keys, hundreds are an attack."""
@@ -25,7 +26,7 @@ _ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 class Keyring:
     """The certificates that may sign for a base; each has a fingerprint that the base names."""
 
-    certs: tuple[Cert, ...]
+    certs: tuple["Cert", ...]
 
     @classmethod
     def load(cls, data: bytes, allowed: Collection[str], what: str) -> Self:
@@ -34,6 +35,8 @@ class Keyring:
         `allowed` are fingerprints of primary keys, 40 upper-case hexadecimal digits; other keys in the file are left
         out, and a file that has none of the allowed is refused. `what` names the file. Raises SourceError.
         """
+        from pysequoia import Cert
+
         blocks = [_ARMOR + b for b in data.split(_ARMOR)[1:]] or [data]
         try:
             found = [cert for block in blocks for cert in Cert.split_bytes(block)]
@@ -53,6 +56,8 @@ class Keyring:
 
         Of several signatures one by a key of this ring is enough. Raises SourceError, which says why each was not.
         """
+        from pysequoia import Sig, verify
+
         refused = []
         for packet in _signatures(signature, what):
             try:
@@ -69,23 +74,27 @@ class Keyring:
     @cached_property
     def _key_ids(self) -> frozenset[str]:
         """Of every primary key and subkey: a signature names the subkey that made it."""
+        from pysequoia.packet import PacketPile
+
         packets = (p for cert in self.certs for p in PacketPile.from_bytes(bytes(cert)))
         return frozenset(p.key_id for p in packets if p.key_id)
 
     @cached_property
     def _weak(self) -> bool:
         """Whether a certificate is held together by nothing better than SHA-1: Sequoia then trusts none of its keys."""
+        from pysequoia.packet import PacketPile, Tag
+
         piles = (PacketPile.from_bytes(bytes(cert)) for cert in self.certs)
         return any(all(_algorithm(p) in WEAK for p in pile if p.tag == Tag.Signature) for pile in piles)
 
-    def _say_why(self, packet: Packet, error: Exception | None) -> str:
+    def _say_why(self, packet: "Packet", error: Exception | None) -> str:
         """The explanation, or that there is none: Sequoia's getters raise for algorithms that it does not know."""
         try:
             return self._explain(packet, error)
         except Exception as another:
             return f"it cannot be read ({_first_line(error or another)})"
 
-    def _explain(self, packet: Packet, error: Exception | None) -> str:
+    def _explain(self, packet: "Packet", error: Exception | None) -> str:
         issuer = (packet.issuer_key_id or "").lower() or (packet.issuer_fingerprint or "unknown").lower()[-16:]
         if issuer not in self._key_ids:
             names = ", ".join(c.fingerprint.upper() for c in self.certs)
@@ -103,14 +112,16 @@ class Keyring:
         )
 
 
-def _algorithm(packet: Packet) -> str:
+def _algorithm(packet: "Packet") -> str:
     try:
         return str(packet.hash_algorithm).rpartition(".")[2]
     except Exception:  # Sequoia does not know it (SM3, say)
         return "unknown"
 
 
-def _signatures(data: bytes, what: str) -> list[Packet]:
+def _signatures(data: bytes, what: str) -> list["Packet"]:
+    from pysequoia.packet import PacketPile, Tag
+
     try:
         packets = list(PacketPile.from_bytes(data))
     except Exception as error:
