@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import quote, unquote, urlsplit
-
-import requests
-from urllib3.exceptions import HTTPError
 
 from pipeline.errors import NetworkError, SourceError, UsageError
 from pipeline.model import CHUNK, Digest, RootedPath
+
+if TYPE_CHECKING:
+    import requests
 
 T = TypeVar("T")
 TIMEOUT = (15, 60)
@@ -171,18 +171,18 @@ class Mirror:
             self._judge(path, response, ranged=bool(start))
             yield start if response.status_code == 206 else 0, self._parts(response)
 
-    def _request(self, path: str, start: int) -> requests.Response:
+    def _request(self, path: str, start: int) -> "requests.Response":
         # The bytes as they lie on the server: a transfer encoding would change size and digest. `+` is escaped, as
         # object stores read it as a space.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         try:
             return self._session().get(self.url + quote(path), headers=headers, stream=True, timeout=TIMEOUT)
-        except (requests.RequestException, OSError) as error:
+        except OSError as error:  # which requests' own errors are, too
             raise NetworkError(
                 f"{self.place(path)}: cannot be reached ({_reason(error)})", "check the network, or name another mirror"
             ) from error
 
-    def _judge(self, path: str, response: requests.Response, *, ranged: bool) -> None:
+    def _judge(self, path: str, response: "requests.Response", *, ranged: bool) -> None:
         status = response.status_code
         if self.secure and not response.url.startswith("https://"):
             raise NetworkError(f"{self.place(path)}: the server leads away from https")
@@ -195,13 +195,17 @@ class Mirror:
             raise NetworkError(f"{self.place(path)}: the server answered {status}", "name another mirror")
 
     @staticmethod
-    def _parts(response: requests.Response) -> Iterator[bytes]:
+    def _parts(response: "requests.Response") -> Iterator[bytes]:
+        from urllib3.exceptions import HTTPError
+
         try:
             yield from response.raw.stream(CHUNK, decode_content=False)
         except (HTTPError, OSError) as error:
             raise _Broken(f"the connection broke ({_reason(error)})") from error
 
-    def _session(self) -> requests.Session:
+    def _session(self) -> "requests.Session":
+        import requests
+
         session: requests.Session | None = getattr(self._threads, "session", None)
         if session is None:
             session = self._threads.session = requests.Session()

@@ -3,20 +3,21 @@
 import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
-
-import requests
 
 from pipeline.base.mirror import Mirror
 from pipeline.errors import NetworkError, PipelineError, SourceError
 from pipeline.model import Digest
 
+if TYPE_CHECKING:
+    import requests
+
 
 class Place(Mirror):
     """A mirror whose redirects are watched: the next request is not even made if it would leave https."""
 
-    def _session(self) -> requests.Session:
+    def _session(self) -> "requests.Session":
         session = super()._session()
         session.hooks["response"] = [_refuse_downgrade]  # called for each hop, before the next
         return session
@@ -57,7 +58,7 @@ def _is_loopback(host: str | None) -> bool:
         return False
 
 
-def _refuse_downgrade(response: requests.Response, *_: Any, **__: Any) -> None:
+def _refuse_downgrade(response: "requests.Response", *_: Any, **__: Any) -> None:
     if not response.is_redirect:
         return
     target = urljoin(response.url, response.headers["location"])
