@@ -1,5 +1,6 @@
 """Roots on disk: assembled once from a base's locked packages, kept in the store, checked before use."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipeline.graph import canonical
 from pipeline.lock import BaseLock, Package, write_atomically
 from pipeline.model import PLATFORMS, Digest
 from pipeline.report.progress import Progress
-from pipeline.store import Store, remove_tree
+from pipeline.store import Store, remove_tree, touch
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Roots:
         target = self.store.root / "trees" / root.key.hex
         with self.store.exclusive(f"tree-{root.key.hex}"):
             stamp = target.with_suffix(".digest")
-            if not _intact(target, stamp):
+            if not is_intact(target, stamp):
                 remove_tree(target)
                 self.fetch(root.packages)
                 self.progress.step(
@@ -105,6 +106,8 @@ class Roots:
                     digest = tree_digest(made)
                     made.rename(target)
                     write_atomically(stamp, str(digest).encode())
+            touch(stamp)
+            _tell_packages(target, root.packages)
         self._ready[root.key] = target
         return target
 
@@ -148,7 +151,17 @@ class Roots:
         return path
 
 
-def _intact(tree: Path, stamp: Path) -> bool:
+def _tell_packages(tree: Path, packages: Sequence[Package]) -> None:
+    """Write what a tree is made of beside it, so that a changed key can be told as changed packages."""
+    path = tree.with_suffix(".lock")
+    with contextlib.suppress(
+        OSError
+    ):  # it explains and decides nothing: a read-only store serves its trees all the same
+        if not path.exists():
+            write_atomically(path, "".join(f"{p.line()}\n" for p in sorted(packages)).encode())
+
+
+def is_intact(tree: Path, stamp: Path) -> bool:
     """Whether a tree is as it was made; one that cannot be read is not."""
     try:
         return tree.is_dir() and str(tree_digest(tree)) == stamp.read_text()

@@ -5,7 +5,11 @@ used: what does not match is removed and reported as missing, so that it is made
 
     blobs/sha256/ab/abcd…   files, read-only          records/KEY.json    what an action produced
     history/NAME.json       last run of an action     trees/KEY/          roots assembled from packages
+    history/NAME.previous.json  the last run of it with another key
     gomod/                  Go module cache           gocache/KEY/        compile caches: accelerators, never inputs
+
+Whoever opens a store holds it for as long as it is used; content that others may rely on is removed only by who holds
+it alone.
 """
 
 import contextlib
@@ -17,7 +21,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,9 +87,12 @@ class Record:
 
 
 class Store:
-    """One store directory; safe for several processes at once."""
+    """One store directory; safe for several processes at once.
 
-    def __init__(self, root: Path) -> None:
+    While another process cleans it, opening waits; `waiting` is then told why, once.
+    """
+
+    def __init__(self, root: Path, waiting: Callable[[str], None] | None = None) -> None:
         self.root = root
         self._checked: dict[Digest, tuple[int, ...]] = {}
         try:
@@ -92,6 +100,7 @@ class Store:
                 (root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise store_error(error, root) from error
+        self._held = _hold(root / "locks" / "in-use", waiting)
 
     @property
     def gomod(self) -> Path:
@@ -166,13 +175,20 @@ class Store:
         record = _read_record(path)
         if record is None or not all(self.has(o.digest, o.size) for o in record.outputs.values()):
             return None
+        touch(path)
         return record
 
     def remember(self, key: Digest, record: Record) -> None:
-        """Write an action's record, and what it cost under its name, for estimates."""
-        data = json.dumps(record.to_json(), sort_keys=True).encode()
+        """Write an action's record, and what it cost under its name, for estimates.
+
+        The last record with another key stays as the previous one: it tells why the action ran again.
+        """
+        data = _render(record)
+        last = self.history(record.name)
         try:
             write_atomically(self.root / "records" / f"{key.hex}.json", data)
+            if last and _check(last.parts) != _check(record.parts):
+                write_atomically(self._history(record.name, "previous"), _render(last))
             write_atomically(self._history(record.name), data)
         except OSError as error:
             raise store_error(error, self.root) from error
@@ -181,8 +197,17 @@ class Store:
         """The last record of the action called `name`, whatever its key was."""
         return _read_record(self._history(name))
 
-    def _history(self, name: str) -> Path:
-        return self.root / "history" / f"{name.replace('/', '_')}.json"
+    def previous(self, name: str) -> Record | None:
+        """The last record of the action called `name` whose key had other parts than that of `history`."""
+        return _read_record(self._history(name, "previous"))
+
+    def histories(self) -> list[Record]:
+        """The last record of every action that ever ran here, by name."""
+        files = [p for p in (self.root / "history").glob("*.json") if not p.name.endswith(".previous.json")]
+        return sorted(filter(None, map(_read_record, files)), key=lambda r: r.name)
+
+    def _history(self, name: str, *which: str) -> Path:
+        return self.root / "history" / ".".join([name.replace("/", "_"), *which, "json"])
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -216,6 +241,26 @@ class Store:
         finally:
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only user of the store: for removing what a run may rely on. New users wait until the end.
+
+        Raises StoreError if the store is in use, or cannot be written.
+        """
+        if not os.access(self.root, os.W_OK):
+            code = errno.EROFS if os.statvfs(self.root).f_flag & os.ST_RDONLY else errno.EACCES
+            raise store_error(OSError(code, os.strerror(code)), self.root)
+        if not _try_lock(self._held.descriptor, self.root):
+            self._held.share()  # an attempt gives up what was held
+            raise StoreError(
+                f"{self.root} is in use by {', '.join(_holders(self._held.descriptor)) or 'another process'}",
+                "run the same command again when that has ended",
+            )
+        try:
+            yield
+        finally:
+            self._held.share()
+
     def sweep(self) -> None:
         """Remove the workspaces of runs that were killed: nobody holds them or has touched them for a day."""
         for path in (self.root / "tmp").iterdir():
@@ -226,6 +271,56 @@ class Store:
                         remove_tree(path)
                 finally:
                     os.close(descriptor)
+
+
+class _Hold:
+    """A shared lock on a file, for as long as this lives."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+    def share(self) -> None:
+        """Take the lock, or go back to it; waits."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+
+
+def _hold(path: Path, waiting: Callable[[str], None] | None) -> _Hold:
+    """Hold the lock at `path` with others; where nothing can be written, a missing one is held by the folder's."""
+    try:
+        try:
+            hold = _Hold(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES):
+                raise
+            hold = _Hold(os.open(path if path.exists() else path.parent, os.O_RDONLY | os.O_NOFOLLOW))
+        try:
+            fcntl.flock(hold.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                by = ", ".join(_holders(hold.descriptor)) or "another process"
+                waiting(f"waiting until {by} has cleaned {path.parent.parent}")
+            hold.share()
+    except OSError as error:
+        raise store_error(error, path) from error
+    return hold
+
+
+def _holders(descriptor: int) -> list[str]:
+    """Which other processes hold a lock on an open file, as `process 123`, as far as the host tells."""
+    try:
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        inode = os.fstat(descriptor).st_ino
+        found = {f[4] for f in lines if f[1] == "FLOCK" and f[5].endswith(f":{inode}")}
+    except (OSError, IndexError):
+        return []
+    return [f"process {pid}" for pid in sorted(found - {str(os.getpid()), "0", "-1"})]
+
+
+def touch(path: Path) -> None:
+    """Note that something was used now: what was not used for long is removed first. Read-only stores stay as they are."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def _try_lock(descriptor: int, path: Path) -> bool:
@@ -240,6 +335,10 @@ def _try_lock(descriptor: int, path: Path) -> bool:
 
 def _check(data: Mapping[str, Any]) -> str:
     return str(Digest.of_bytes(json.dumps(data, sort_keys=True).encode()))
+
+
+def _render(record: Record) -> bytes:
+    return json.dumps(record.to_json(), sort_keys=True).encode()
 
 
 def _read_record(path: Path) -> Record | None:
