@@ -69,11 +69,15 @@ class Context:
     options: Options
     progress: Progress
     checkout: Path = CHECKOUT
+    output: Path | None = None
+    """Where the release is written, if not to the checkout's dist/."""
+    go_root: str = "builder"
+    """The role of the root that pure Go is compiled in."""
 
     @cached_property
     def store(self) -> Store:
         """The store of this host."""
-        return Store(store_folder())
+        return Store(store_folder(), self.progress.say)
 
     @cached_property
     def definitions(self) -> Definitions:
@@ -135,6 +139,8 @@ class Context:
     @property
     def dist(self) -> Path:
         """Where the release is written."""
+        if self.output:
+            return self.output
         marker = f"@{self.options.base}" if self.stand_in else ""
         return self.checkout / "dist" / f"{self.options.version}{marker}"
 
@@ -203,7 +209,7 @@ class Context:
                     origin=self.options.mirrors.get(base.name), offline=self.options.offline, progress=self.progress,
                 )  # fmt: skip
                 by_base[base.name] = Inputs(
-                    self.checkout, self.store, sources, roots, self.go, self.snapshots, self.release.epoch
+                    self.checkout, self.store, sources, roots, self.go, self.snapshots, self.release.epoch, self.go_root
                 )
         found = {a: by_base[self.bases[a].name] for a in self.arches}
         return {a: i for a, i in found.items() if a not in self.unavailable}

@@ -78,6 +78,13 @@ class StoreError(PipelineError):
     kind = "store"
 
 
+class ProofError(PipelineError):
+    """A rebuild came to other bytes than the candidate's, or the candidate is not what it says of itself."""
+
+    exit_code = 9
+    kind = "proof"
+
+
 class Interrupted(PipelineError):
     """The user stopped the run; what was finished is kept."""
 

@@ -104,6 +104,8 @@ class Action:
     inputs: Mapping[str, Digest | Ref] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     """Actions that must succeed first although no output of theirs is read (checks)."""
+    judges: bool = False
+    """Whether it only judges what others made: nothing is made of its outputs."""
     memory: int = 256 << 20
     """Bytes it needs at its peak."""
     disk: int = 64 << 20
@@ -165,6 +167,10 @@ class Graph:
                 wanted.add(name)
                 pending += self.actions[name].dependencies
         return Graph([a for n, a in self.actions.items() if n in wanted])
+
+    def without_checks(self) -> "Graph":
+        """The same without the actions that only judge."""
+        return Graph([replace(a, after=()) for a in self.actions.values() if not a.judges])
 
     def critical_seconds(self, store: Store) -> dict[str, float]:
         """For each action its time and the longest that must follow it: the order in which to start."""

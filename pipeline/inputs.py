@@ -31,6 +31,8 @@ class Inputs:
     snapshots: Snapshots
     epoch: int
     """The release date."""
+    go_root: str = "builder"
+    """The root that pure Go is compiled in: any will do, which a proof shows by taking another."""
     trees: dict[str, Digest] = field(default_factory=dict)
     """Digests of folders of the checkout as they were first seen: what the keys of this run say."""
 

@@ -11,6 +11,7 @@ from pipeline.graph import Graph, estimate
 from pipeline.plan import plan
 from pipeline.publish.dist import DamagedOutput, write_dist
 from pipeline.report.progress import duration, size
+from pipeline.sandbox import Executor
 from pipeline.sandbox.bwrap import Bwrap
 from pipeline.scheduler import Result, Scheduler, available_memory, default_jobs
 
@@ -77,11 +78,12 @@ def make_graph(context: Context) -> Graph:
     return graph.closure(list(chosen)) if chosen else graph
 
 
-def make_scheduler(context: Context) -> Scheduler:
+def make_scheduler(context: Context, executor: Executor | None = None) -> Scheduler:
     """A scheduler with what this host has."""
     jobs = context.options.jobs or default_jobs()
     context.progress.jobs = jobs
-    return Scheduler(context.store, Bwrap(), context.progress, jobs, available_memory(), context.options.keep_going)
+    runs = executor or Bwrap()
+    return Scheduler(context.store, runs, context.progress, jobs, available_memory(), context.options.keep_going)
 
 
 def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> bool:

@@ -208,11 +208,12 @@ def test_it_dies_with_the_engine(box: Box, tmp_path: Path) -> None:
 
 def test_equal_sandboxes_have_equal_lines(tmp_path: Path) -> None:
     from pipeline.sandbox import Sandbox
+    from pipeline.sandbox.setting import Setting
 
     mounts = tuple(Mount(tmp_path, f"{INPUTS}/{n}") for n in "bca")
     one = Sandbox(tmp_path, ("x",), tmp_path, tmp_path, environment={"B": "1", "A": "2"}, mounts=mounts)
     two = Sandbox(tmp_path, ("x",), tmp_path, tmp_path, environment={"A": "2", "B": "1"}, mounts=mounts[::-1])
-    assert arguments(one) == arguments(two)
+    assert arguments(one, Setting()) == arguments(two, Setting())
 
 
 def test_a_sample_of_a_process_that_is_gone_is_empty() -> None:

@@ -74,6 +74,7 @@ def check_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Input
         parameters=parameters,
         run=run,
         inputs={b: Ref(unit.action("build", arch), b) for b in unit.build.binaries},
+        judges=True,
         memory=512 << 20,
         seconds=2.0 * len(smoke),
     )

@@ -15,7 +15,7 @@ MODULES = f"-mod=readonly -modfile={INPUTS}/overlay/go.mod"
 
 def generate_action(unit: Unit, inputs: Inputs) -> Action:
     """The action that writes the files of `unit.generate`; its outputs have the names that they write."""
-    root = inputs.roots.find("builder", inputs.roots.host)
+    root = inputs.roots.find(inputs.go_root, inputs.roots.host)
     environment = {
         **go_environment(inputs.roots.host),
         "GOFLAGS": MODULES,

@@ -32,7 +32,7 @@ FLOOR = 512 << 20
 def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) -> Action:
     """The action that compiles `unit` for linux/`arch`; `values` are what templates may name of the release."""
     cgo = unit.build.uses_cgo(arch)
-    root = inputs.roots.find("builder", arch)
+    root = inputs.roots.find("builder" if cgo else inputs.go_root, arch)
     sysroot = inputs.roots.find("sysroot", arch) if cgo else None
     command = _command(unit, cgo, values)
     environment = go_environment(arch) | (_c_environment(arch, inputs) if cgo else {})
@@ -55,7 +55,7 @@ def go_action(unit: Unit, arch: str, values: Mapping[str, str], inputs: Inputs) 
             if sysroot:
                 mounts.append(Mount(inputs.roots.path(sysroot), f"{INPUTS}/sysroot"))
             mounts.append(cache_mount(unit, inputs, parameters if cgo else None))
-            generated = {f"{INPUTS}/src/{g.file}": f"{INPUTS}/generated/{g.writes}" for g in unit.generate}
+            generated = {g.file: f"../generated/{g.writes}" for g in unit.generate}
             mounts += [Mount(path, f"{INPUTS}/generated/{name}") for name, path in work.inputs.items()]
             (work.build / "overlay.json").write_text(json.dumps({"Replace": generated}))
             work.execute(

@@ -13,15 +13,6 @@ from typing import IO, Protocol
 INPUTS = "/rfo-in"
 """Where inputs are mounted: a name that no source contains, so that a leaked path is recognised in a binary."""
 
-ENVIRONMENT = {
-    "PATH": "/usr/sbin:/usr/bin",
-    "HOME": "/build",
-    "TMPDIR": "/build",
-    "TZ": "UTC",
-    "LC_ALL": "C.UTF-8",
-}
-"""What every sandbox has in its environment."""
-
 
 @dataclass(frozen=True)
 class Mount:
@@ -45,7 +36,7 @@ class Sandbox:
     """Host folder that becomes the writable /out."""
     directory: str = "/build"
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Added to ENVIRONMENT."""
+    """Added to that of the setting."""
     mounts: tuple[Mount, ...] = ()
     timeout: float = 3 * 3600
     """Seconds until it is ended."""

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import HostError
-from pipeline.sandbox import ENVIRONMENT, INPUTS, Sandbox, Usage
+from pipeline.sandbox import Mount, Sandbox, Usage
+from pipeline.sandbox.processors import Processors
+from pipeline.sandbox.setting import PRELOADED, USUAL, Setting
 
 POLL = 1.0
 """Seconds between looks at a running sandbox's memory and time; its end is noticed at once."""
@@ -42,8 +44,10 @@ class Bwrap:
 
     name = "bwrap"
 
-    def __init__(self) -> None:
+    def __init__(self, setting: Setting | None = None) -> None:
         self.program = find_bwrap()
+        self.setting = setting or Setting()
+        self.processors = Processors()
 
     def check(self) -> None:
         """Start an empty sandbox; what the kernel refuses is explained with its remedies."""
@@ -69,10 +73,16 @@ class Bwrap:
 
         When it returns, no process of the sandbox is left that could still write to /out.
         """
-        log.write(f"$ {shlex.join([self.program, *arguments(sandbox)])}\n".encode())
+        log.write(f"$ {shlex.join([self.program, *arguments(sandbox, self.setting)])}\n".encode())
         log.flush()
+        with self.processors.fewer() if self.setting.fewer_processors else contextlib.nullcontext() as processors:
+            return self._run(sandbox, log, cancel, processors)
+
+    def _run(
+        self, sandbox: Sandbox, log: IO[bytes], cancel: threading.Event, processors: frozenset[int] | None
+    ) -> Usage:
         started = time.monotonic()
-        process, init = self._start(sandbox, log)
+        process, init = self._start(sandbox, log, processors)
         seen, peak, cpu, stopped = Sample(), 0, 0.0, ""
         ended = os.pidfd_open(process.pid)
         try:
@@ -112,18 +122,21 @@ class Bwrap:
             stopped=stopped,
         )
 
-    def _start(self, sandbox: Sandbox, log: IO[bytes]) -> tuple["subprocess.Popen[bytes]", int | None]:
+    def _start(
+        self, sandbox: Sandbox, log: IO[bytes], processors: frozenset[int] | None
+    ) -> tuple["subprocess.Popen[bytes]", int | None]:
         """The started program, and a pidfd of the first process inside, which waits until its limits are set."""
         info, info_inside = os.pipe()
         gate_inside, gate = os.pipe()
         try:
+            control = ["--info-fd", str(info_inside), "--block-fd", str(gate_inside)]
             process = subprocess.Popen(
-                [self.program, "--info-fd", str(info_inside), "--block-fd", str(gate_inside), *arguments(sandbox)],
+                [self.program, *control, *arguments(sandbox, self.setting)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={},
-                umask=0o022,
+                umask=self.setting.umask,
                 start_new_session=True,
                 pass_fds=(info_inside, gate_inside),
             )
@@ -139,6 +152,8 @@ class Bwrap:
                 for limit, value in limits.items():
                     with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
                         resource.prlimit(pid, limit, (value, value))
+                if processors:
+                    os.sched_setaffinity(pid, processors)
             return process, init
         finally:
             for descriptor in (info, info_inside, gate_inside, gate):
@@ -146,18 +161,24 @@ class Bwrap:
                     os.close(descriptor)
 
 
-def arguments(sandbox: Sandbox) -> list[str]:
+def arguments(sandbox: Sandbox, setting: Setting) -> list[str]:
     """What bubblewrap is given; mounts in order of their targets, so that equal sandboxes have equal lines."""
     line = ["--unshare-user", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv"]
-    line += ["--uid", "1000", "--gid", "1000", "--hostname", "build", "--cap-drop", "ALL"]
-    line += ["--ro-bind", str(sandbox.root), "/", "--dev", "/dev", "--proc", "/proc", *_masks(), "--tmpfs", "/tmp"]  # noqa: S108
-    line += ["--bind", str(sandbox.build), "/build", "--bind", str(sandbox.out), "/out", "--tmpfs", INPUTS]
-    for mount in sorted(sandbox.mounts, key=lambda m: m.target):
-        line += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.target]
-    line += ["--remount-ro", INPUTS]
-    for name, value in sorted({**ENVIRONMENT, **sandbox.environment}.items()):
+    line += ["--uid", str(setting.uid), "--gid", str(setting.gid), "--hostname", setting.host, "--cap-drop", "ALL"]
+    line += ["--ro-bind", str(sandbox.root), "/", "--dev", "/dev", "--proc", "/proc", *_masks()]
+    line += ["--tmpfs", "/tmp"]  # noqa: S108
+    line += ["--bind", str(sandbox.build), setting.build, "--bind", str(sandbox.out), setting.out]
+    line += ["--tmpfs", setting.inputs]
+    mounts = [*sandbox.mounts]
+    if setting.clock and setting.clock_library:
+        mounts.append(Mount(setting.clock_library, f"{USUAL['inputs']}/{PRELOADED}"))
+    for mount in sorted(mounts, key=lambda m: m.target):
+        line += ["--bind" if mount.writable else "--ro-bind", str(mount.source), setting.place(mount.target)]
+    line += ["--remount-ro", setting.inputs]
+    variables = {name: setting.place(value) for name, value in sandbox.environment.items()}
+    for name, value in sorted({**setting.environment, **variables}.items()):
         line += ["--setenv", name, value]
-    return [*line, "--chdir", sandbox.directory, "--", *sandbox.command]
+    return [*line, "--chdir", setting.place(sandbox.directory), "--", *map(setting.place, sandbox.command)]
 
 
 def _masks() -> list[str]:
