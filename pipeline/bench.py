@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.context import CHECKOUT, Context
-from pipeline.errors import UsageError
+from pipeline.errors import HostError, UsageError
 from pipeline.inputs import Inputs
 from pipeline.model import Digest
 from pipeline.plan import plan
@@ -31,7 +32,7 @@ SHARED = ("blobs", "trees", "gomod", "locks-of-bases")
 """What a cold run may find: sources. Records and compile caches start empty."""
 HASHED = 1 << 30
 """Bytes of the file that is hashed and copied."""
-BARS = {"build": 1.0, "hash": 1.25, "store": 1.25, "noop": 1.0, "peak": 200}
+BARS = {"build": 1.0, "hash": 1.25, "store": 1.25, "compare": 1.25, "noop": 1.0, "peak": 200}
 """Ratios of wall time, pipeline to plain (80 % of a speed is a ratio of 1.25); seconds; MiB."""
 
 
@@ -60,6 +61,7 @@ def run_bench(context: Context, *, as_json: bool) -> None:
     noop = _noop(context)
     hashed, digest = _hashing(context.store)
     stored, copied = _copying(context.store)
+    compared, once = _comparing(context.store)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     facts = {
         "build_ratio": round(ours.wall / plain.wall, 3),
@@ -67,6 +69,7 @@ def run_bench(context: Context, *, as_json: bool) -> None:
         "noop_seconds": round(noop, 2),
         "hash_ratio": round(hashed / digest, 3),
         "store_ratio": round(stored / copied, 3),
+        "compare_ratio": round(compared / once, 3),
         "engine_peak_mib": peak >> 20,
     }
     if as_json:
@@ -78,6 +81,7 @@ def run_bench(context: Context, *, as_json: bool) -> None:
         ("nothing to do", facts["noop_seconds"], f"s wall, Python start included  (bar {BARS['noop']})"),
         ("hash 1 GiB", facts["hash_ratio"], f"of openssl dgst -sha256  (bar {BARS['hash']})"),
         ("store 1 GiB", facts["store_ratio"], f"of openssl dgst -sha256, sync and mv  (bar {BARS['store']})"),
+        ("compare 1 GiB", facts["compare_ratio"], f"of hashing one of two equal files  (bar {BARS['compare']})"),
         ("engine peak", facts["engine_peak_mib"], f"MiB  (bar {BARS['peak']})"),
     )
     for what, figure, unit in rows:
@@ -195,6 +199,25 @@ def _copying(store: Store) -> tuple[float, float]:
         run(["mv", str(other), str(work / "moved")])
         theirs = time.monotonic() - started
     return ours, theirs
+
+
+def _comparing(store: Store) -> tuple[float, float]:
+    """Seconds of comparing two equal files and of our hash over one of them, the smaller of three each, in turn."""
+    from pipeline.proof.compare import compare
+
+    ours, hashing = [], []
+    with store.workspace() as work:
+        file = _big_file(work)
+        other = shutil.copyfile(file, work / "copy")
+        for _ in range(3):
+            started = time.monotonic()
+            if compare(file, other, "big"):
+                raise HostError("a copy of a file differs from it", "check the disk of this host")
+            ours.append(time.monotonic() - started)
+            started = time.monotonic()
+            Digest.of_file(file)
+            hashing.append(time.monotonic() - started)
+    return min(ours), min(hashing)
 
 
 def _big_file(folder: Path) -> Path:
