@@ -172,7 +172,7 @@ class Store:
     def record(self, key: Digest) -> Record | None:
         """The record of an action, if all of its outputs are present; a damaged one counts as none."""
         path = self.root / "records" / f"{key.hex}.json"
-        record = _read_record(path)
+        record = read_record(path)
         if record is None or not all(self.has(o.digest, o.size) for o in record.outputs.values()):
             return None
         touch(path)
@@ -195,16 +195,16 @@ class Store:
 
     def history(self, name: str) -> Record | None:
         """The last record of the action called `name`, whatever its key was."""
-        return _read_record(self._history(name))
+        return read_record(self._history(name))
 
     def previous(self, name: str) -> Record | None:
         """The last record of the action called `name` whose key had other parts than that of `history`."""
-        return _read_record(self._history(name, "previous"))
+        return read_record(self._history(name, "previous"))
 
     def histories(self) -> list[Record]:
         """The last record of every action that ever ran here, by name."""
         files = [p for p in (self.root / "history").glob("*.json") if not p.name.endswith(".previous.json")]
-        return sorted(filter(None, map(_read_record, files)), key=lambda r: r.name)
+        return sorted(filter(None, map(read_record, files)), key=lambda r: r.name)
 
     def _history(self, name: str, *which: str) -> Path:
         return self.root / "history" / ".".join([name.replace("/", "_"), *which, "json"])
@@ -318,7 +318,7 @@ def _holders(descriptor: int) -> list[str]:
 
 
 def touch(path: Path) -> None:
-    """Note that something was used now: what was not used for long is removed first. Read-only stores stay as they are."""
+    """Note that something is used now: what was not used for long is removed first. A read-only store takes no note."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
@@ -341,7 +341,8 @@ def _render(record: Record) -> bytes:
     return json.dumps(record.to_json(), sort_keys=True).encode()
 
 
-def _read_record(path: Path) -> Record | None:
+def read_record(path: Path) -> Record | None:
+    """The record in a file; None if there is none or it is damaged."""
     try:
         return Record.from_json(json.loads(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PipelineError):
