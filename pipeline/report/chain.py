@@ -1,0 +1,179 @@
+"""What `inv explain` prints for people: the chain from a file to its pins, as a tree."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.report.progress import size
+from pipeline.sandbox import INPUTS
+
+MEANING = {
+    "definition": "the release, its components and the base are defined otherwise here",
+    "sources.lock": "other sources are locked here",
+    "engine": "the steps below are those of this engine, the file was made by another state of pipeline/",
+    "tree": "a folder of this repository that is compiled has other files here",
+    "install": "install/ has other files here",
+}
+"""What it means that an input of the release is another one in this checkout."""
+
+
+@dataclass
+class Branch:
+    """A line with what belongs to it."""
+
+    text: str
+    below: list["Branch"] = field(default_factory=list)
+
+    def add(self, text: str) -> "Branch":
+        """A new line below; returned, so that it can be given some itself."""
+        self.below.append(Branch(text))
+        return self.below[-1]
+
+    def lines(self) -> Iterator[str]:
+        """The tree as text. What cannot be printed, as foreign input may hold, becomes a question mark."""
+        yield "".join(c if c.isprintable() else "?" for c in self.text)
+        for number, branch in enumerate(self.below, 1):
+            last = number == len(self.below)
+            for count, line in enumerate(branch.lines()):
+                yield ("   " if last else "│  ") + line if count else ("└─ " if last else "├─ ") + line
+
+
+def say_chain(facts: dict[str, Any], *, full: bool, as_json: bool) -> None:
+    """The end of `inv explain`."""
+    print(json.dumps(facts, indent=2) if as_json else render_chain(facts, full=full))
+
+
+def render_chain(facts: dict[str, Any], *, full: bool) -> str:
+    """The facts of `pipeline.explain.explain` as text; modules and packages are counted unless `full`."""
+    top = Branch(_title(facts["file"]))
+    _release(top, facts)
+    done: set[str] = set()
+    if maker := facts["made_by"]:
+        _action(top, maker, facts, done, full=full)
+    if packer := facts["file"].get("packed_by"):
+        if source := facts["file"].get("from"):
+            same = "the same bytes" if source["same"] else f"OTHER BYTES here: {source['digest']}"
+            top.add(f"file of this checkout  {source['path']}  ({same})")
+        _action(top, packer, facts, done, full=full, inputs=False)
+    if not facts["actions"]:
+        for name, unit in facts["units"].items():
+            _unit(top, name, unit, full=full)
+        for root in facts["roots"].values():
+            _root(top, root, full=full)
+    _deviations(top, facts, full=full)
+    return "\n".join(top.lines())
+
+
+def _title(file: dict[str, Any]) -> str:
+    place = f" in {file['archive']}" if file["archive"] else ""
+    return f"{file['name']}{place}  {size(file['size'])}  {file['digest']}"
+
+
+def _release(top: Branch, facts: dict[str, Any]) -> None:
+    release, checkout = facts["release"], facts["checkout"]
+    target = f" for {release['platform']} on {release['base']}" if release["platform"] else ""
+    stand_in = " (a stand-in: for development only)" if release["stand_in"] else ""
+    line = top.add(f"{release['version']}{target}{stand_in}  {release['folder']}/release.json names this digest")
+    if release["also_in"]:
+        line.add(f"the same bytes are in {', '.join(release['also_in'])}")
+    if checkout["reason"]:
+        line.add(checkout["reason"])
+    elif not checkout["differs"]:
+        line.add("made from the inputs that this checkout has")
+    else:
+        warning = line.add("NOT made from the inputs that this checkout has:")
+        for name, found in checkout["differs"].items():
+            meaning = MEANING.get(name, "other packages of the base" if name.endswith(".lock") else "it differs")
+            warning.add(f"{name}: {meaning}  (made from {found['made_from']}, here {found['here']})")
+    if release["platform"] and not facts["actions"]:
+        line.add("what ran cannot be told from here; below stands what the release tells of itself")
+
+
+def _action(
+    above: Branch, name: str, facts: dict[str, Any], done: set[str], *, full: bool, inputs: bool = True
+) -> None:
+    step = facts["actions"][name]
+    line = above.add(f"{name}" + (f"  key {step['key']}" if step["key"] else ""))
+    if name in done:
+        line.add("as above")
+        return
+    done.add(name)
+    parameters = step["parameters"]
+    single = [parameters["command"]] if "command" in parameters else []
+    for command in parameters.get("commands", single):
+        line.add(f"command  {shlex.join(command)}")
+    if shown := {k: v for k, v in parameters.get("environment", {}).items() if v and INPUTS not in v and v != "off"}:
+        line.add(f"environment  {' '.join(f'{k}={v}' for k, v in shown.items())}")
+    if code := parameters.get("code"):
+        line.add(f"code  of this engine for the step, {code}")
+    for root in (facts["roots"][v] for v in parameters.values() if isinstance(v, str) and v in facts["roots"]):
+        _root(line, root, full=full)
+    if files := parameters.get("files"):
+        packed = line.add(f"files  {len(files)} of install/")
+        for path, (mode, digest) in files.items() if full else ():
+            packed.add(f"{path}  {mode}  {digest}")
+    unit = name.split("/")[1]
+    if unit in facts["units"]:
+        _unit(line, unit, facts["units"][unit], full=full, done=done)
+    for output, source in step["inputs"].items() if inputs else ():
+        if source["action"] in facts["actions"]:
+            _action(line, source["action"], facts, done, full=full)
+        else:
+            line.add(f"input  {output}  {source['digest']}")
+    if step["checked_by"]:
+        line.add(f"checked by  {', '.join(step['checked_by'])}")
+
+
+def _unit(above: Branch, name: str, unit: dict[str, Any], *, full: bool, done: set[str] | None = None) -> None:
+    where = _at(unit.get("chosen"))
+    line = above.add(f"component  {unit['component']} {unit['version']}, {unit['license']}{where}")
+    if done is not None and f"unit {name}" in done:
+        line.add("sources as above")
+        return
+    if done is not None:
+        done.add(f"unit {name}")
+    line.add(f"source  {_source(unit)}{_at(unit.get('at'))}")
+    if toolchain := unit.get("toolchain"):
+        line.add(f"toolchain  {toolchain['module']} {toolchain['sum']}{_at(toolchain['at'])}")
+    elif unit.get("go"):
+        line.add(f"toolchain  go {unit['go']}")
+    if overlay := unit.get("overlay"):
+        line.add(f"overlay  {overlay['digest']}  ({', '.join(overlay['files'])})")
+    if modules := unit.get("modules"):
+        listed = line.add(f"modules  {len(modules)}, each by its h1" + ("" if full else "; list them: --full"))
+        for module in modules if full else ():
+            listed.add(f"{module['module']} {module['sum']}{_at(module['at'])}")
+
+
+def _source(unit: dict[str, Any]) -> str:
+    if "module" in unit:
+        return f"module {unit['module']} {unit.get('sum', '')}"
+    if "git" in unit:
+        return f"git {unit['git']} {unit.get('tag', '')} commit {unit.get('commit', '')}, files {unit.get('files', '')}"
+    if "archive" in unit:
+        return f"archive {unit['archive']} {unit.get('digest', '')}, files {unit.get('files', '')}"
+    return f"folder {unit.get('tree')} of this repository {unit.get('files', '')}"
+
+
+def _root(above: Branch, root: dict[str, Any], *, full: bool) -> None:
+    packages = root["packages"]
+    text = f"{root['role']} root  {len(packages)} packages of {root['base']} for {root['arch']}, each by its sha256"
+    line = above.add(text + ("" if full else "; list them: --full"))
+    for package in packages if full else ():
+        line.add(f"{package['name']} {package['version']} {package['digest']}{_at(package['at'])}")
+
+
+def _deviations(top: Branch, facts: dict[str, Any], *, full: bool) -> None:
+    general = [d for d in facts["deviations"] if not d["component"]]
+    for deviation in facts["deviations"]:
+        if deviation["component"] or full:
+            subject = f"{deviation['component']}: " if deviation["component"] else ""
+            top.add(f"deviation  {subject}{deviation['what']}{_at(deviation['at'])}").add(f"why  {deviation['why']}")
+    if general and not full:
+        top.add(f"deviations  {len(general)} of the whole release; list them: --full")
+
+
+def _at(place: str | None) -> str:
+    return f"  ({place})" if place else ""
