@@ -34,6 +34,8 @@ MAX_RATIO = 2000
 """Unpacked bytes for each compressed one; deflate cannot exceed 1032."""
 MIN_SPOOLED = 64 << 20
 """Bytes that any stream may unpack to, whatever its ratio."""
+MAX_HEADER = 1 << 18
+"""Bytes of a member's header that are looked at; the largest, of zip, has three fields of 64 KiB."""
 RESERVE = 1 << 30
 """Bytes of disk that stay free."""
 SECONDS = 900.0
@@ -103,12 +105,12 @@ class Explainer:
         common = [name for name in left if name in right]
         for name in [*left, *(n for n in right if n not in left)]:
             if name in left and name in right:
-                self._explain_header(form, path, left[name], right[name], expected)
                 self._explain_part(path, left[name], right[name], expected)
             else:
                 sides = [f"{s[name].content.size} bytes" if name in s else MISSING for s in (left, right)]
                 member = (left.get(name) or right[name]).member
                 self.differences.note((*path, name) if member else path, "" if member else name, None, *sides)
+        self._explain_headers(form, path, [(left[n], right[n]) for n in common], expected)
         shared = set(common)
         for one, other in zip(common, (n for n in right if n in shared), strict=True):
             if one != other:
@@ -128,16 +130,22 @@ class Explainer:
             parts[name] = part
         return parts
 
-    def _explain_header(self, form: Format, path: _Path, left: Part, right: Part, outer: Span) -> None:
-        if left.header is None or right.header is None:
-            return
-        heads = [h.read(0, min(h.size, 2 * CHUNK)) for h in (left.header, right.header)]
-        if heads[0] == heads[1]:
-            return
-        for field, offset, one, other in form.layout.differing(*heads):
-            title = left.title or left.name
-            section = f"{field} of {title}" if field else f"header of {title}"
-            self.differences.note(path, section, left.header.within(outer) + offset, one, other)
+    def _explain_headers(self, form: Format, path: _Path, pairs: list[tuple[Part, Part]], outer: Span) -> None:
+        """Fields of headers; one that differs in the same way in many members is one difference."""
+        seen: dict[tuple[str, str, str], tuple[str, int, int]] = {}
+        for left, right in pairs:
+            if left.header is None or right.header is None:
+                continue
+            heads = [h.read(0, min(h.size, MAX_HEADER)) for h in (left.header, right.header)]
+            if heads[0] == heads[1]:
+                continue
+            for field, offset, one, other in form.layout.differing(*heads):
+                first = (left.title or left.name, left.header.within(outer) + offset, 0)
+                title, place, others = seen.get((field, one, other), first)
+                seen[field, one, other] = (title, place, others + ((field, one, other) in seen))
+        for (field, one, other), (title, place, others) in seen.items():
+            more = f" and {others} more" if others else ""
+            self.differences.note(path, f"{field or 'header'} of {title}{more}", place, one, other)
 
     def _explain_part(self, path: _Path, left: Part, right: Part, outer: Span) -> None:
         offset = first_difference(left.content, right.content)

@@ -1,0 +1,204 @@
+"""What a release consists of, as plain facts that can be compared: from its folder, or from definitions and locks.
+
+A published release is taken at what its release.json says and at files whose digests it gives. A checkout's lock is
+used for it only if it is the one that the release was made from. Reads files; opens no store and no network.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.definitions import Definitions, Release
+from pipeline.errors import DefinitionError, UsageError
+from pipeline.graph import canonical
+from pipeline.lock import BaseLock, SourcesLock, read_lock
+from pipeline.locking import Overlay, lock_folder
+from pipeline.model import Digest, ReleaseVersion, platform
+from pipeline.publish.published import Manifest, Published, Source, read_published
+from pipeline.units import Unit, lock_subject, units_of
+
+Facts = dict[str, dict[str, Any]]
+"""Name to fields. A field that is None is not known."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two releases that are compared."""
+
+    name: str
+    """VERSION or VERSION@BASE."""
+    published: Published | None
+    """Its folder, if it was made."""
+    sections: dict[str, Facts] = field(default_factory=dict)
+    """By kind of fact; a kind that is not here is not known."""
+    notes: list[str] = field(default_factory=list)
+    """What is not known, and why, for people."""
+
+
+def read_side(text: str, definitions: Definitions) -> Side:
+    """The release that `text` means: VERSION or VERSION@BASE of this checkout, or a folder that holds a release.
+
+    Raises UsageError if it is neither, DefinitionError or SourceError for what is malformed or damaged.
+    """
+    version, _, base = text.partition("@")
+    try:
+        ReleaseVersion.parse(version)
+    except DefinitionError:
+        if not Path(text).is_dir():
+            reason = f"{text!r} is neither a release version nor a folder"
+            raise UsageError(reason, "list versions with ./inv releases; folders stand below dist/") from None
+        return published_side(read_published(Path(text).resolve()), definitions)
+    folder = definitions.root / "dist" / text
+    if (folder / "release.json").exists():
+        return published_side(read_published(folder), definitions)
+    return defined_side(definitions.release(version), definitions, base, text)
+
+
+def published_side(release: Published, definitions: Definitions) -> Side:
+    """The facts of a folder."""
+    manifest = release.manifest
+    side = Side(release.name, release)
+    side.sections["release"] = _head(manifest.upstream, manifest.date, manifest.bases) | {
+        "stand-in": {"value": manifest.stand_in}
+    }
+    side.sections["components"] = {
+        f"{source.unit.partition('@')[0]} {target}": _of_manifest(source)
+        for component in manifest.components
+        for source in component.sources
+        for target in source.platforms
+    }
+    lock = _lock_of(manifest, definitions)
+    if lock is None:
+        named = f"releases/{manifest.version}/sources.lock"
+        side.notes.append(f"{side.name}: {named} is missing or not the one that it was made from: no modules")
+    else:
+        side.sections["modules"] = _modules(lock)
+    side.sections["toolchains"] = _toolchains(
+        lock, {s.go for c in manifest.components for s in c.sources if s.go is not None}
+    )
+    bases = sorted(set(manifest.bases.values()))
+    side.sections["packages"] = {}
+    for base in bases:
+        path = release.file(f"{base}.lock")
+        side.sections["packages"] |= _packages(BaseLock.parse(read_lock(path) or "", str(path)))
+    side.sections["deviations"] = _deviations((d.component, d.what, d.why) for d in manifest.deviations)
+    side.sections["binaries"] = {
+        f"{b.component}/{b.name} {b.platform}": {"digest": b.digest, "size": b.size} for b in manifest.binaries
+    }
+    side.sections["artifacts"] = {a.name: {"digest": a.digest, "size": a.size} for a in manifest.artifacts}
+    return side
+
+
+def defined_side(release: Release, definitions: Definitions, base: str, name: str) -> Side:
+    """The facts of a release that was not made yet; `base` takes the place of its bases if it is not empty."""
+    side = Side(name, None, notes=[f"{name} was not made here (no dist/{name}): definitions and locks are compared"])
+    if base:
+        definitions.base(base)
+    bases = {str(platform(a)): base or own for a, own in release.bases.items()}
+    side.sections["release"] = _head(release.upstream, release.values["date"], bases)
+    units = units_of(release, definitions)
+    folder = lock_folder(definitions, release.version)
+    text = read_lock(folder / "sources.lock")
+    lock = SourcesLock.parse(text, str(folder / "sources.lock")) if text is not None else None
+    if lock and lock.definition != lock_subject(units):
+        side.notes.append(f"{name}: its sources.lock is not of its definition; renew it with ./inv lock --update")
+        lock = None
+    side.sections["components"] = {
+        f"{unit.name.partition('@')[0]} {platform(arch)}": _of_unit(unit, lock)
+        for unit in units
+        for arch in unit.arches
+    }
+    side.sections["toolchains"] = _toolchains(lock, {u.go for u in units if u.build.compiler == "go"})
+    if lock:
+        side.sections["modules"] = _modules(lock)
+    else:
+        side.notes.append(f"{name}: no sources.lock to use: no modules")
+    for one in sorted(set(bases.values())):
+        text = read_lock(folder / f"{one}.lock")
+        if text is None:
+            side.notes.append(f"{name}: base {one} has no committed lock: no packages")
+        else:
+            parsed = BaseLock.parse(text, str(folder / f"{one}.lock"))
+            side.sections["packages"] = side.sections.get("packages", {}) | _packages(parsed)
+    side.sections["deviations"] = _deviations((d.component, d.what, d.why) for d in release.deviations)
+    return side
+
+
+def _head(upstream: str, date: str, bases: Mapping[str, str]) -> Facts:
+    return {
+        "upstream": {"value": upstream},
+        "date": {"value": date},
+        **{f"base {target}": {"value": base} for target, base in bases.items()},
+    }
+
+
+def _of_manifest(source: Source) -> dict[str, Any]:
+    if source.module:
+        origin = source.module
+    elif source.git:
+        origin = f"{source.git} {source.commit}"
+    else:
+        origin = f"{source.archive} {source.digest}" if source.archive else f"folder {source.tree}"
+    return {"version": source.version, "go": source.go, "source": origin, "sum": source.sum or source.files}
+
+
+def _of_unit(unit: Unit, lock: SourcesLock | None) -> dict[str, Any]:
+    total: str | None = None
+    main, pin = (lock.mains.get(unit.name), lock.snapshots.get(unit.name)) if lock else (None, None)
+    if main:
+        origin, total = str(main.module), main.module.sum
+    elif pin:
+        origin, total = f"{pin.origin[0]} {pin.origin[-1]}", str(pin.tar)
+    elif unit.source.go:
+        origin, total = unit.module, unit.sum
+    elif unit.source.git:
+        origin = f"{unit.fill(unit.source.git, {})} {unit.commit}"
+    elif unit.source.archive:
+        origin = f"{unit.fill(unit.source.archive, {})} sha256:{unit.sha256}"
+    else:
+        origin = f"folder {unit.source.tree}"
+    go = unit.go if unit.build.compiler == "go" else None
+    return {"version": unit.version, "go": go, "source": origin, "sum": total}
+
+
+def _lock_of(manifest: Manifest, definitions: Definitions) -> SourcesLock | None:
+    """The checkout's sources lock of a published release, if the release says that it was made from it."""
+    folder = lock_folder(definitions, manifest.version)
+    text = read_lock(folder / "sources.lock")
+    if text is None:
+        return None
+    lock = SourcesLock.parse(text, str(folder / "sources.lock"))
+    overlays = {}
+    for mod in sorted((folder / "overlay").glob("*/go.mod")):
+        overlay = Overlay(read_lock(mod) or "", read_lock(mod.with_suffix(".sum")) or "")
+        overlays[mod.parent.name] = str(overlay.digest)
+    digest = str(Digest.of_bytes(canonical([lock.render(), overlays])))  # as pipeline.publish.manifest says it
+    made_from = {i.get("sources.lock") for i in manifest.inputs.values() if isinstance(i, dict)}
+    return lock if made_from == {digest} else None
+
+
+def _toolchains(lock: SourcesLock | None, versions: Iterable[str]) -> Facts:
+    known = {t.version: t.sum for t in lock.toolchains.values()} if lock else {}
+    return {f"go {version}": {"sum": known.get(version)} for version in sorted(versions)}
+
+
+def _modules(lock: SourcesLock) -> Facts:
+    """By path: a release may have several versions of one module."""
+    facts: Facts = {}
+    for module in sorted(lock.modules):
+        entry = facts.setdefault(module.path, {"versions": [], "sums": []})
+        entry["versions"].append(module.version)
+        entry["sums"].append(module.sum)
+    return facts
+
+
+def _packages(lock: BaseLock) -> Facts:
+    return {
+        f"{lock.base} {p.root} {p.name} {platform(p.arch)}": {"version": p.version, "digest": str(p.digest)}
+        for p in lock.packages
+    }
+
+
+def _deviations(found: Iterable[tuple[str | None, str, str]]) -> Facts:
+    return {f"{component}: {what}" if component else what: {"why": why} for component, what, why in found}
