@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.definitions import Definitions, Release
-from pipeline.errors import DefinitionError, HostError, NetworkError, SourceError
+from pipeline.errors import DefinitionError, HostError, NetworkError, PipelineError, SourceError
 from pipeline.lock import MainModule, SourcesLock, Toolchain, lock_text, read_lock, write_atomically
 from pipeline.model import Digest, Module
 from pipeline.report.progress import Progress
-from pipeline.sources.go import GoSources
+from pipeline.sources.go import GoSources, Refusal
 from pipeline.sources.gomod import read_sums, rewrite_replaces
 from pipeline.sources.snapshot import KINDS, Snapshots
 from pipeline.units import Unit, lock_subject
@@ -93,24 +93,32 @@ def write_sources(definitions: Definitions, locked: LockedSources) -> None:
 
 def preflight(release: Release, units: Sequence[Unit], go: GoSources, host: str) -> None:
     """Ask every origin before anything is fetched or built; raises NetworkError that lists all that refuse."""
-    # Where components share a module, the one that compiles it as Go is the one to name.
-    wanted = {u.module: u for u in sorted(units, key=lambda u: u.build.compiler == "go") if u.source.go}
-    toolchains = {f"golang.org/toolchain@v0.0.1-go{v}.linux-{host}": v for v in sorted({u.go for u in units})}
-    refused = go.probe([*wanted, *toolchains])
+    toolchains = [_toolchain(v, host) for v in sorted({u.go for u in units})]
+    _refuse(release, go.probe([*sorted({u.module for u in units if u.source.go}), *toolchains]), units, go)
+
+
+def _toolchain(version: str, host: str) -> str:
+    return f"golang.org/toolchain@v0.0.1-go{version}.linux-{host}"
+
+
+def _refuse(release: Release, refused: Sequence[Refusal], units: Sequence[Unit], go: GoSources) -> None:
+    """Raise NetworkError if modules or toolchains are refused: for whom each is, what was asked, what there is."""
     if not refused:
         return
+    # Where components share a module, the one that compiles it as Go is the one to name.
+    owners = {u.module: u for u in sorted(units, key=lambda u: u.build.compiler == "go") if u.source.go}
     lines, hints = [], []
     for refusal in refused:
-        unit = wanted.get(refusal.module)
-        what = f"component {unit.component}" if unit else f"toolchain go {toolchains[refusal.module]}"
+        unit = owners.get(refusal.module)
+        what = f"component {unit.component}" if unit else "toolchain"
         lines.append(f"{what}: origin go module {refusal.module}: {refusal.reason}")
         if unit:
-            hints.append(f"give the module zip: --source {unit.component}=FILE (checked against its h1)")
+            lines += [f"  {near}" for near in [go.near(refusal.module)] if near]
+            hints.append(f"--source {unit.component}=FILE")
+    given = f"give the module zip: {' '.join(dict.fromkeys(hints))} (checked against its h1); or " if hints else ""
     raise NetworkError(
         f"{len(refused)} sources of {release.version} cannot be had:\n  " + "\n  ".join(lines),
-        "; ".join(dict.fromkeys(hints))
-        + ("; or " if hints else "")
-        + "use another origin (GOPROXY of this host), or another version in the definition",
+        f"{given}use another origin (GOPROXY of this host), or another version in the definition",
     )
 
 
@@ -120,12 +128,10 @@ def make_sources(
 ) -> LockedSources:  # fmt: skip
     """Resolve every source of a release to digests. Raises NetworkError, SourceError, DefinitionError."""
     preflight(release, units, go, host)
-    versions = sorted({u.go for u in units})
-    names = {v: f"golang.org/toolchain@v0.0.1-go{v}.linux-{host}" for v in versions}
-    progress.step(f"locking: {len(units)} units, Go {', '.join(versions)}")
+    names = {v: _toolchain(v, host) for v in sorted({u.go for u in units})}
+    progress.step(f"locking: {len(units)} units, Go {', '.join(names)}")
     got, bad = go.download(sorted({u.module for u in units if u.source.go} | set(names.values())))
-    if bad:
-        raise NetworkError("sources cannot be had:\n  " + "\n  ".join(f"{r.module}: {r.reason}" for r in bad))
+    _refuse(release, bad, units, go)
     by_name = {str(d.module): d for d in got}
     pins = snapshots.lock(units, release.epoch)
     lock = SourcesLock(release.version, lock_subject(units), snapshots=pins)
@@ -133,7 +139,16 @@ def make_sources(
         lock.toolchains[version] = Toolchain(version, host, by_name[name].module.sum)
     overlays: dict[str, Overlay] = {}
 
+    failures: list[PipelineError] = []
+
     def resolve(unit: Unit) -> tuple[Unit, Overlay | None, set[Module]]:
+        try:
+            return unit, *find(unit)
+        except (DefinitionError, NetworkError, SourceError) as error:  # others may fail as well: all are said at once
+            failures.append(_of(unit, error))
+            return unit, None, set()
+
+    def find(unit: Unit) -> tuple[Overlay | None, set[Module]]:
         toolchain = go.toolchain(lock.toolchains[unit.go].module)
         if unit.build.compiler != "go":
             overlay, modules = None, set[Module]()
@@ -144,7 +159,7 @@ def make_sources(
             source = by_name[unit.module].folder if unit.source.go else definitions.root / str(unit.source.tree)
             overlay, modules = _resolve(unit, source, go, toolchain)
         progress.say(f"  locked {unit.name}: {len(modules)} modules" + (", overlay" if overlay else ""))
-        return unit, overlay, modules
+        return overlay, modules
 
     dependencies: dict[Module, set[str]] = {}
     with ThreadPoolExecutor(2) as pool:
@@ -161,8 +176,35 @@ def make_sources(
                 overlays[unit.name] = overlay
             for module in modules:
                 dependencies.setdefault(module, set()).add(unit.name)
+    _refuse_failures(release, failures)
     lock.modules.update({m: frozenset(u) for m, u in dependencies.items()})
     return LockedSources(lock, overlays)
+
+
+def _of(unit: Unit, error: PipelineError) -> PipelineError:
+    """What went wrong with one unit, in the words of its definition."""
+    if newer := re.search(r"requires go >= (1\.[0-9]+(?:\.[0-9]+)?)", error.reason):
+        return DefinitionError(
+            f"component {unit.component}: {unit.version} requires Go {newer[1]}; the definition gives it {unit.go}",
+            f"give it another toolchain, {unit.component}: {{version: {unit.version}, go: {newer[1]}}}, or version",
+        )
+    if error.reason.startswith("component "):
+        return error
+    return type(error)(f"component {unit.component}: {error.reason}", error.hint)
+
+
+def _refuse_failures(release: Release, failures: Sequence[PipelineError]) -> None:
+    """Raise one error for all units that cannot be locked; one kind of fault keeps its exit code."""
+    lines = {e.reason + (f"\n    -> {e.hint}" if e.hint else "") for e in failures}
+    if len(lines) == 1:
+        raise failures[0]
+    if not failures:
+        return
+    kinds = {type(e) for e in failures}
+    raise (kinds.pop() if len(kinds) == 1 else SourceError)(
+        f"{len(lines)} units of {release.version} cannot be locked:\n  " + "\n  ".join(sorted(lines)),
+        f"mend releases/{release.version}/release.yaml or the component's file, and lock again",
+    )
 
 
 def _resolve(unit: Unit, source: Path, go: GoSources, toolchain: Path) -> tuple[Overlay | None, set[Module]]:

@@ -26,8 +26,12 @@ from pipeline.store import Store, remove_tree
 
 MINIMUM = (1, 21)
 """The oldest host Go: the first that can fetch toolchains as modules."""
+_REFUSED = re.compile(r"(\S+@\S+): reading (https?://\S+): ([45][0-9]{2} [A-Z][A-Za-z ]*)")
+"""How go says that a module proxy refuses a module."""
 KEPT = ("PATH", "HOME", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 KEPT_PREFIXES = ("SSL_CERT_", "GIT_", "NETRC")
+NEAR = 8
+"""How many other versions an error names."""
 PROBE_SECONDS = 60
 """How long an origin may take to say whether it has a module."""
 
@@ -151,18 +155,41 @@ class GoSources:
 
     def probe(self, modules: Sequence[str]) -> list[Refusal]:
         """Ask whether each `path@version` is served, without fetching its content."""
+        return [answer for answer in self.describe(modules) if isinstance(answer, Refusal)]
+
+    def describe(self, modules: Sequence[str], *flags: str) -> list[dict[str, Any] | Refusal]:
+        """What `go list -m -json` says of each module, in order: its go.mod is fetched, its content is not.
+
+        With the flag `-versions` and a path alone it has the list `Versions`, which is what the origin names and no
+        promise that each is served.
+        """
         with self.store.workspace() as empty, ThreadPoolExecutor(8) as pool:
             env = self.environment(GOFLAGS="-mod=mod")
 
-            def ask(module: str) -> Refusal | None:
-                command = [self.program, "list", "-m", "-json", module]
+            def ask(module: str) -> dict[str, Any] | Refusal:
+                command = [self.program, "list", "-m", "-json", *flags, module]
                 try:
                     done = run(command, env=env, cwd=empty, check=False, timeout=PROBE_SECONDS)
                 except HostError:
                     return Refusal(module, f"no answer within {PROBE_SECONDS} s")
-                return Refusal(module, _answer(done.stderr)) if done.returncode else None
+                if done.returncode:
+                    return Refusal(module, _answer(done.stderr))
+                facts: dict[str, Any] = json.loads(done.stdout)
+                return facts
 
-            return [r for r in pool.map(ask, modules) if r]
+            return list(pool.map(ask, modules))
+
+    def versions(self, path: str) -> list[str]:
+        """The versions of a module that its origin lists, oldest first; none if it cannot be asked."""
+        answer = self.describe([path], "-versions")[0]
+        return [] if isinstance(answer, Refusal) else [str(v) for v in answer.get("Versions", ())]
+
+    def near(self, module: str) -> str:
+        """What the origin of `path@version` lists of the same minor version, as a sentence; empty if nothing."""
+        path, _, version = module.partition("@")
+        minor = version.split(".")[:2]
+        found = [v for v in self.versions(path) if v.split(".")[:2] == minor and v != version]
+        return f"its origin lists {', '.join(found[-NEAR:])}" if found else ""
 
     def imported(
         self,
@@ -196,6 +223,12 @@ class GoSources:
         done = run(command, env=env, cwd=source, check=False)
         if done.returncode:
             text = done.stderr.decode(errors="replace").strip()
+            if refused := sorted(set(_REFUSED.findall(text))):
+                lines = "".join(f"\n    {module}: {status} ({url})" for module, url, status in refused)
+                raise NetworkError(
+                    f"{source.name} needs {len(refused)} modules that their origin refuses:{lines}",
+                    "choose another version of it, or another origin (GOPROXY of this host)",
+                )
             raise SourceError(f"go list for {source.name} linux/{arch}: {text[-1500:]}")
         pairs = {tuple(line.split(" ", 1)) for line in done.stdout.decode().splitlines() if line.strip()}
         return {(p[0], p[1]) for p in pairs}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DefinitionError
+from pipeline.versions import numbers
 
 
 def read_sums(go_sum: str) -> dict[tuple[str, str], str]:
@@ -16,6 +17,17 @@ def read_sums(go_sum: str) -> dict[tuple[str, str], str]:
         if len(fields) == 3 and not fields[1].endswith("/go.mod"):
             sums[fields[0], fields[1]] = fields[2]
     return sums
+
+
+def needed_go(go_mod: str) -> str:
+    """The Go that a go.mod asks for, such as `1.24.0`: the newer of its `go` and `toolchain` lines; 1.16 without any.
+
+    https://go.dev/ref/mod#go-mod-file-go says what a missing line means.
+    """
+    lines = re.findall(
+        r"^(?:go[ \t]+|toolchain[ \t]+go)(1\.[0-9]{1,4}(?:\.[0-9]{1,4})?)(?:\b|rc|beta)", go_mod, re.MULTILINE
+    )
+    return max(lines, key=numbers, default="1.16")
 
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|//.*|[(),]|(?:(?!//)[^\s(),"`])+')
@@ -84,7 +96,7 @@ def rewrite_replaces(
             raise DefinitionError(
                 f"{where}: go.mod replaces {found.path} by the local directory {found.target}, "
                 "which the source does not have",
-                "add a rule under source.replace",
+                "add a rule under source.replace of its component.yaml, or choose a version without that line",
             )
     return "\n".join(lines) + "\n"
 
