@@ -5,13 +5,18 @@ from typing import Any
 
 from invoke.collection import Collection
 
-from pipeline.cli import developing, making
+from pipeline.cli import comparing, defining, developing, explaining, keeping, making
 
 _TASKS: list[Callable[..., Any]] = [
     making.release,
     making.lock,
     making.fetch,
     making.releases,
+    defining.new_release,
+    keeping.gc,
+    keeping.store,
+    explaining.explain,
+    comparing.diff,
     developing.test,
     developing.bench,
 ]
