@@ -5,17 +5,19 @@ from typing import Any
 
 from invoke.collection import Collection
 
-from pipeline.cli import comparing, defining, developing, explaining, keeping, making
+from pipeline.cli import comparing, defining, developing, explaining, keeping, making, proving
 
 _TASKS: list[Callable[..., Any]] = [
     making.release,
     making.lock,
     making.fetch,
     making.releases,
+    proving.rebuild,
     defining.new_release,
     keeping.gc,
     keeping.store,
     explaining.explain,
+    explaining.why_rebuilt,
     comparing.diff,
     developing.test,
     developing.bench,

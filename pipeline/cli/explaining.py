@@ -3,7 +3,7 @@
 from invoke.context import Context
 from invoke.tasks import task
 
-from pipeline.cli.common import DEBUG, reporting
+from pipeline.cli.common import BASE, DEBUG, VERSION, make_context, reporting
 
 
 @task(
@@ -26,3 +26,27 @@ def explain(
 
     with reporting(debug):
         say_chain(look(artifact, CHECKOUT, release), full=full, as_json=json)
+
+
+@task(
+    positional=["action"],
+    help={
+        "action": "Name of the action, such as build/coredns/arm64 (names: ./inv release --dry-run).",
+        "version": f"{VERSION} With it, also whether the action would run now.",
+        "base": BASE,
+        "json": "Print everything as JSON on standard output.",
+        "debug": DEBUG,
+    },
+)
+def why_rebuilt(
+    c: Context, action: str, version: str = "", base: str = "", json: bool = False, debug: bool = False
+) -> None:
+    """Tell which part of an action's key changed, so that it ran again or would run now."""
+    from pipeline.context import store_folder
+    from pipeline.report.reasons import say_reasons
+    from pipeline.why import existing_store
+    from pipeline.why import why_rebuilt as look
+
+    with reporting(debug):
+        run = make_context(version=version, base=base or None, offline=True, locked=True) if version else None
+        say_reasons(look(action, existing_store(store_folder()), run), as_json=json)
