@@ -9,9 +9,8 @@
 | 5 | records of actions with their outputs | the action runs |
 | 6 | pins, only if asked for | fetched, if the origin still serves it |
 
-Within each, what was not used for longest goes first. A thing goes in an order that leaves, killed at any moment, a
-thing that is there or one that is made again: a record before its outputs, a stamp before its tree, and folders are
-moved away as a whole before they are emptied.
+Within each, what was not used for longest goes first. Killed at any moment, it leaves nothing by halves that could be
+taken for whole: a record goes before its outputs, and a folder is moved away before it is emptied.
 """
 
 import re
@@ -168,13 +167,13 @@ def _is_temporary(item: Item) -> bool:
 
 
 def _trees(items: Iterable[Item]) -> Iterator[Removal]:
-    """Each root with the files beside it; its stamp, which goes first, tells when it was used."""
+    """Each root with the files beside it, of which its stamp tells when it was used."""
     beside: dict[str, list[Item]] = {}
     for item in items:
         if not _is_temporary(item):
             beside.setdefault(item.name.partition(".")[0], []).append(item)
     for name, found in beside.items():
-        found.sort(key=lambda i: (i.type == "folder", i.name))
+        found.sort(key=lambda i: (i.type != "folder", i.name))
         used = max((i.used for i in found if i.type == "file"), default=0.0)
         yield Removal(
             "trees", f"root {Path(name).name[:12]}", tuple(i.name for i in found), sum(i.size for i in found), used

@@ -20,6 +20,7 @@ KINDS = {
     "given": "given",
     "logs": "logs",
     "tmp": "tmp",
+    "locks": "locks",
     "locks-of-bases": "locks of bases",
 }
 """Folders of a store and what they hold; everything else is `other` and is left alone."""

@@ -211,7 +211,7 @@ def _trees(store: Store, items: Sequence[Item], report: Report) -> Iterator[_Che
             if is_intact(tree, stamp) or not tree.exists():
                 return None
         reason = "it is not what its stamp says" if stamp.is_file() else "it has no stamp: it was not finished"
-        return Damage(f"root {item.name}", reason, (f"{item.name}.digest", item.name))
+        return Damage(f"root {item.name}", reason, (item.name, f"{item.name}.digest"))
 
     trees = [i for i in items if i.kind == "trees" and i.type == "folder"]
     report.checked["roots"] = len(trees)
