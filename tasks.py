@@ -5,14 +5,13 @@ from typing import Any
 
 from invoke.collection import Collection
 
-from pipeline.cli import comparing, defining, developing, explaining, keeping, making, proving
+from pipeline.cli import comparing, defining, developing, explaining, keeping, making
 
 _TASKS: list[Callable[..., Any]] = [
     making.release,
     making.lock,
     making.fetch,
     making.releases,
-    proving.rebuild,
     defining.new_release,
     keeping.gc,
     keeping.store,
