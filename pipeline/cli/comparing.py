@@ -1,7 +1,5 @@
 """Commands that compare releases."""
 
-from typing import Any
-
 from invoke.context import Context
 from invoke.tasks import task
 
@@ -18,16 +16,11 @@ from pipeline.cli.common import DEBUG, reporting
         "debug": DEBUG,
     },
 )
-def diff(
-    c: Context, before: Any = None, after: Any = None, bytes: bool = False, json: bool = False, debug: bool = False
-) -> None:
+def diff(c: Context, before: str, after: str, bytes: bool = False, json: bool = False, debug: bool = False) -> None:
     """Print what two releases differ in: components, toolchains, modules, packages, deviations, sizes, bytes."""
     from pipeline.context import CHECKOUT
     from pipeline.diff import diff_releases
-    from pipeline.errors import UsageError
     from pipeline.report.comparison import say_diff
 
     with reporting(debug):
-        if not before or not after:
-            raise UsageError("which two releases?", "./inv diff v1.25.4+rfor1 v1.36.3+rfor1; see ./inv releases")
         say_diff(diff_releases(before, after, CHECKOUT, look_inside=bytes), as_json=json)
