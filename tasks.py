@@ -5,13 +5,14 @@ from typing import Any
 
 from invoke.collection import Collection
 
-from pipeline.cli import comparing, defining, developing, explaining, keeping, making
+from pipeline.cli import comparing, defining, developing, explaining, keeping, making, proving
 
 _TASKS: list[Callable[..., Any]] = [
     making.release,
     making.lock,
     making.fetch,
     making.releases,
+    proving.rebuild,
     defining.new_release,
     keeping.gc,
     keeping.store,

@@ -51,7 +51,7 @@ class Bwrap:
 
     def check(self) -> None:
         """Start an empty sandbox; what the kernel refuses is explained with its remedies."""
-        probe = [self.program, "--unshare-user", "--unshare-all", "--ro-bind", "/", "/", "--", "/bin/sh", "-c", ":"]
+        probe = [self.program, "--unshare-user", "--unshare-all", "--ro-bind", "/", "/", "--", self.program, "--version"]
         try:
             done = subprocess.run(probe, capture_output=True, text=True, check=False, env={"PATH": os.defpath})
         except OSError as error:

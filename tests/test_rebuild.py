@@ -1,0 +1,330 @@
+"""`inv rebuild`: the same bytes under all variations, or what differs and why."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine import HELLO, HOST, REPO, environment, fails, make_context, run, shared_store, write_checkout
+
+from pipeline.errors import DefinitionError, ProofError, SourceError, UsageError
+from pipeline.model import Digest
+from pipeline.proof.bisect import find_cause
+from pipeline.proof.result import Proof
+from pipeline.proof.variations import Variation, circumstances, variations
+from pipeline.rebuild import Asked, rebuild, result_path
+from pipeline.report.progress import Progress
+from pipeline.report.proof import percent, say_proof
+
+GENERATOR = """package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+)
+
+func leak() string {
+	name, _ := os.Hostname()
+	where, _ := os.Getwd()
+	_, compiler := os.Stat("/usr/bin/gcc")
+	all := map[string]string{
+		"none":        "",
+		"paths":       where,
+		"user":        fmt.Sprint(os.Getuid()),
+		"umask":       fmt.Sprint(syscall.Umask(0)),
+		"home":        os.Getenv("HOME"),
+		"locale":      os.Getenv("LC_ALL"),
+		"time zone":   os.Getenv("TZ"),
+		"host name":   name,
+		"processors":  fmt.Sprint(runtime.NumCPU()),
+		"environment": os.Getenv("USER"),
+		"base root":   fmt.Sprint(compiler),
+		"two":         fmt.Sprint(os.Getuid() == 4321 && name == "another-builder"),
+	}
+	return all["LEAK"]
+}
+
+func main() {
+	text := fmt.Sprintf("package main\\n\\nvar leaked = %q\\n", leak())
+	if err := os.WriteFile(os.Args[1], []byte(text), 0o644); err != nil {
+		panic(err)
+	}
+}
+"""
+
+
+def leaking(folder: Path, leak: str) -> Path:
+    """A checkout with the component rfo, which holds what its generator saw of `leak`."""
+    generator = GENERATOR.replace('all["LEAK"]', f'all["{leak}"]')
+    program = HELLO.replace('fmt.Println("hello", version)', 'fmt.Println("hello", version, leaked)')
+    entry = {
+        "tool": "example.org/rfo/generator",
+        "args": ["/out/leaked.go"],
+        "writes": "leaked.go",
+        "file": "leaked.go",
+    }
+    definition = {
+        "name": "rfo",
+        "license": "Apache-2.0",
+        "source": {"tree": "components/rfo/src"},
+        "build": [{"binaries": {"rfo": "."}, "stamp": {"main.version": "{release}"}}],
+        "generate": {"rfo": [entry]},
+        "smoke": {"rfo": {"args": [], "prints": "hello {release}"}},
+    }
+    files = {
+        "components/rfo/src/main.go": program,
+        "components/rfo/src/generator/main.go": generator,
+        "components/rfo/src/go.mod": "module example.org/rfo\n\ngo 1.20\n",
+        "install/bin/rfo-killall.sh": "#!/bin/sh\n",
+    }
+    return write_checkout(folder, {"rfo": definition}, files, {"rfo": {}})
+
+
+def prove(checkout: Path, candidate: Path, **asked: Any) -> tuple[Proof, str]:
+    """The proof, and what was printed; on the tests' own store."""
+    progress = Progress(stream=StringIO())
+    with environment(RFO_STORE=str(shared_store().root)):
+        proof = rebuild(Asked(candidate, offline=True, **asked), progress, checkout)
+    assert isinstance(progress.stream, StringIO)
+    return proof, progress.stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkout that leaks nothing, and its candidate."""
+    checkout = leaking(tmp_path_factory.mktemp("clean"), "none")
+    return checkout, candidate_of(checkout)
+
+
+def candidate_of(checkout: Path) -> Path:
+    context = make_context(checkout, arches=(HOST,))
+    context.inputs[HOST].fetch(context.units)
+    roots = context.inputs[HOST].roots
+    roots.fetch(roots.find("engine", HOST).packages)
+    dist = run(checkout, arches=(HOST,)).dist
+    assert dist is not None
+    return dist
+
+
+def test_a_clean_candidate_is_made_again_under_all_variations(made: tuple[Path, Path]) -> None:
+    checkout, candidate = made
+    before = {p.name: p.read_bytes() for p in candidate.iterdir()}
+    proof, _ = prove(checkout, candidate)
+    assert not proof.failed
+    assert not proof.not_varied or set(proof.not_varied) == {"processors"}
+    assert {v.name for v in proof.varied} | set(proof.not_varied) == {v.name for v in variations()}
+    names = {j.name for j in proof.judged}
+    assert {f"rfo.linux-{HOST}.tar.gz", "release.json", "NOTES.md", "debian-13.lock", f"rfo/{HOST}/rfo"} <= names
+    assert all(s.equal == s.compared for s in proof.scores)
+    assert {p.name: p.read_bytes() for p in candidate.iterdir()} == before, "a proof changes nothing in the candidate"
+    result = json.loads(result_path(Asked(candidate)).read_bytes())
+    assert result["equal"] is True
+    assert len(result["artifacts"]) == len(proof.judged)
+    assert result["candidate"]["release.json"] == str(Digest.of_file(candidate / "release.json"))
+
+
+def test_it_leaves_nothing_in_the_store(made: tuple[Path, Path]) -> None:
+    checkout, candidate = made
+    store = shared_store().root
+    before = {n: sorted(p.name for p in (store / n).iterdir()) for n in ("records", "gocache", "tmp")}
+    prove(checkout, candidate, components=("rfo",))
+    assert {n: sorted(p.name for p in (store / n).iterdir()) for n in ("records", "gocache", "tmp")} == before
+
+
+@pytest.mark.parametrize(
+    "leak", ["paths", "user", "umask", "home", "time zone", "host name", "environment", "base root", "locale"]
+)
+def test_a_leak_is_found_and_its_variation_named(tmp_path: Path, leak: str) -> None:
+    checkout = leaking(tmp_path / "checkout", leak)
+    candidate = candidate_of(checkout)
+    proof, printed = prove(checkout, candidate, components=("rfo",))
+    assert [j.name for j in proof.failed] == [f"rfo/{HOST}/rfo"]
+    assert [(c.kind, c.variations) for c in proof.causes] == [("variation", (leak,))]
+    difference = proof.failed[0].differences[0]
+    assert difference.section, "the section of the program is named"
+    assert difference.offset is not None
+    error = fails(lambda: say_proof(proof, Progress(stream=StringIO()), Path("x"), 1.0, as_json=False))
+    assert isinstance(error, ProofError)
+    assert "searching" in printed
+
+
+def test_a_cause_of_two_variations_is_named_whole(tmp_path: Path) -> None:
+    checkout = leaking(tmp_path / "checkout", "two")
+    proof, _ = prove(checkout, candidate_of(checkout), components=("rfo",))
+    assert [(c.kind, c.variations) for c in proof.causes] == [("variation", ("user", "host name"))]
+
+
+def test_a_difference_in_a_tarball_names_its_member(tmp_path: Path) -> None:
+    checkout = leaking(tmp_path / "checkout", "host name")
+    proof, _ = prove(checkout, candidate_of(checkout), explain=False)
+    tarball = next(j for j in proof.failed if j.kind == "tarball")
+    assert any("bin/rfo" in d.member for d in tarball.differences)
+
+
+def test_an_exception_excuses_and_expires(tmp_path: Path) -> None:
+    checkout = leaking(tmp_path / "checkout", "host name")
+    candidate = candidate_of(checkout)
+    listed = checkout / "provenance" / "exceptions.yaml"
+    listed.parent.mkdir()
+    entry = "{artifact: 'rfo/*/rfo', reason: it holds the host name, owner: nobody, expires: %s}"
+    listed.write_text(f"exceptions:\n  - {entry % '2999-01-01'}\n")
+    proof, _ = prove(checkout, candidate, components=("rfo",), explain=False)
+    assert not proof.failed
+    assert proof.scores[0].equal == 0, "an excused artifact is not an equal one"
+    assert proof.to_json()["exceptions"][0]["owner"] == "nobody"
+    listed.write_text(f"exceptions:\n  - {entry % '2026-01-01'}\n")
+    error = fails(lambda: prove(checkout, candidate, components=("rfo",)))
+    assert isinstance(error, DefinitionError)
+    assert "expired on 2026-01-01" in error.reason
+
+
+def test_the_projects_own_list_of_exceptions_is_empty() -> None:
+    from datetime import date
+
+    from pipeline.proof.exceptions import FILE, read_exceptions
+
+    assert (REPO / FILE).exists()
+    assert read_exceptions(REPO, date(2000, 1, 1)) == ()
+
+
+def copy_of(candidate: Path, target: Path) -> Path:
+    shutil.copytree(candidate, target / candidate.name)
+    return target / candidate.name
+
+
+def test_a_tampered_candidate_is_refused_before_anything_is_built(made: tuple[Path, Path], tmp_path: Path) -> None:
+    checkout, candidate = made
+    copy = copy_of(candidate, tmp_path)
+    tarball = copy / f"rfo.linux-{HOST}.tar.gz"
+    data = bytearray(tarball.read_bytes())
+    data[len(data) // 2] ^= 1
+    tarball.write_bytes(data)
+    error = fails(lambda: prove(checkout, copy))
+    assert isinstance(error, SourceError)
+    assert tarball.name in error.reason
+    tarball.unlink()
+    assert "missing" in fails(lambda: prove(checkout, copy)).reason
+    assert isinstance(fails(lambda: prove(checkout, tmp_path / "nothing")), UsageError)
+
+
+def test_a_forged_candidate_that_agrees_with_itself_is_found(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """Somebody changed a file and the manifest that names it: the sources do not give these bytes."""
+    checkout, candidate = made
+    copy = copy_of(candidate, tmp_path)
+    notes, manifest = copy / "NOTES.md", copy / "release.json"
+    old = str(Digest.of_file(notes))
+    size = notes.stat().st_size
+    notes.write_bytes(notes.read_bytes().replace(b"RFO", b"RFQ"))
+    assert notes.stat().st_size == size
+    manifest.write_text(manifest.read_text().replace(old, str(Digest.of_file(notes))))
+    proof, _ = prove(checkout, copy)
+    assert {j.name for j in proof.failed} == {"NOTES.md", "release.json"}
+    sections = {d.artifact: d.section for j in proof.failed for d in j.differences}
+    assert sections["NOTES.md"].startswith("line 1")
+    assert "digest" in sections["release.json"]
+
+
+def test_a_binary_from_elsewhere_is_blamed_on_the_candidate(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """As a poisoned compile cache makes it: the claimed digest is one that no build from these sources has."""
+    checkout, candidate = made
+    copy = copy_of(candidate, tmp_path)
+    manifest = copy / "release.json"
+    claimed = json.loads(manifest.read_text())["binaries"][0]["digest"]
+    other = shared_store().add_bytes(b"another program")
+    manifest.write_text(manifest.read_text().replace(claimed, str(other.digest)))
+    proof, _ = prove(checkout, copy, components=("rfo",))
+    assert [c.kind for c in proof.causes] == ["candidate"]
+    assert "poisoned compile cache" in proof.causes[0].text
+
+
+def test_another_checkout_is_refused_by_the_name_of_what_differs(made: tuple[Path, Path], tmp_path: Path) -> None:
+    checkout, candidate = made
+    other = tmp_path / "other"
+    shutil.copytree(checkout, other)
+    (other / "components/rfo/src/main.go").write_text(HELLO)
+    error = fails(lambda: prove(other, candidate))
+    assert isinstance(error, ProofError)
+    assert "another tree" in error.reason
+
+
+def test_an_architecture_that_the_candidate_lacks_is_a_mistake(made: tuple[Path, Path]) -> None:
+    error = fails(lambda: prove(*made, arches=("s390x",)))
+    assert isinstance(error, UsageError)
+    assert "s390x" in error.reason
+
+
+# --- variations and the search, as values
+
+
+def test_all_variations_together_change_every_field() -> None:
+    usual, varied = circumstances(()), circumstances(variations())
+    kept = {"clock_library"}
+    for name, value in vars(usual.setting).items():
+        assert name in kept or getattr(varied.setting, name) != value, name
+    for name, value in vars(usual).items():
+        assert getattr(varied, name) != value, name
+
+
+@pytest.mark.parametrize(
+    "guilty",
+    [{"a"}, {"h"}, {"d"}, {"a", "b"}, {"a", "h"}, {"d", "e"}, {"b", "d", "g"}],
+    ids=lambda g: "".join(sorted(g)),
+)
+def test_the_search_finds_the_smallest_set(guilty: set[str]) -> None:
+    possible = [Variation(n, "", "") for n in "abcdefgh"]
+    tried = []
+
+    def build(chosen: Sequence[Variation]) -> str:
+        tried.append(chosen)
+        return "bad" if guilty <= {v.name for v in chosen} else "good"
+
+    cause = find_cause("x", "good", "bad", possible, build)
+    assert (cause.kind, set(cause.variations)) == ("variation", guilty)
+    assert len(tried) <= 1 + 2 * 3 * len(guilty) + 3
+
+
+def test_the_search_tells_chance_from_a_wrong_candidate() -> None:
+    possible = [Variation("a", "", "")]
+    assert find_cause("x", "1", "2", possible, lambda _: "2").kind == "candidate"
+    assert find_cause("x", "1", "2", possible, lambda _: "3").kind == "chance"
+
+
+def test_a_score_is_never_rounded_up() -> None:
+    assert percent(9999, 10000) == "99.9 %"
+    assert percent(120, 120) == "100 %"
+    assert percent(0, 0) == "nothing was compared"
+
+
+def test_the_clock_of_programs_is_ahead(tmp_path: Path) -> None:
+    """A dynamically linked program in a varied sandbox sees another day, and its files do not."""
+    import threading
+
+    from engine import builder_root
+
+    from pipeline.sandbox import Sandbox
+    from pipeline.sandbox.bwrap import Bwrap
+
+    context = make_context(leaking(tmp_path / "checkout", "none"), arches=(HOST,))
+    roots = context.inputs[HOST].roots
+    library = next(roots.path(roots.find("engine", HOST)).glob("usr/lib/*/faketime/libfaketime.so.1"))
+    setting = replace(circumstances(variations()).setting, clock_library=library)
+    build, out = tmp_path / "build", tmp_path / "out"
+    build.mkdir()
+    out.mkdir()
+    sandbox = Sandbox(builder_root(), ("sh", "-c", "date +%s; : > /out/x; stat -c %Y /out/x"), build, out)
+    with (tmp_path / "log").open("w+b") as log:
+        usage = Bwrap(setting).run(sandbox, log, threading.Event())
+        log.seek(0)
+        shown, touched = (int(n) for n in log.read().decode().splitlines()[1:])
+    assert usage.status == 0
+    now = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
+    assert 399 * 86400 < shown - now < 401 * 86400
+    assert abs(touched - now) < 3600
+    assert (out / "x").stat().st_mode & 0o077 == 0, "umask 077"
