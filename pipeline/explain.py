@@ -189,16 +189,20 @@ def _plan(found: Found, lock: BaseLock, lock_path: Path, places: Places, verdict
         verdict["reason"] = "release.json is of another engine and does not say what the file was made from"
         return None
     try:
-        own = Definitions(checkout).release(manifest.version).bases.get(arch)
-        base = None if own == lock.base else lock.base
+        definitions = Definitions(checkout)
+        release = definitions.release(manifest.version)
+        base = None if release.bases.get(arch) == lock.base else lock.base
         options = Options(manifest.version, base=base, arches=(arch,), offline=True, locked=True)
         context = Context(options, Progress(stream=StringIO()), checkout)
+        context.definitions, context.release = definitions, release  # read once
         context.store = _NoStore()
         context.base_locks = {lock.base: lock}
         here = describe_inputs(context, arch)
         if arch not in context.inputs:
             raise SourceError(f"{platform} cannot be built here: {context.unavailable[arch]}")
-        graph = plan(context.release.values, context.units, context.inputs, packs=True)
+        alone = found.kind == "binary"
+        units = [u for u in context.units if u.name == found.unit or not alone]
+        graph = plan(release.values, units, context.inputs, packs=not alone)
     except PipelineError as error:
         verdict["reason"] = error.reason
         return None
