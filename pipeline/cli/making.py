@@ -108,12 +108,15 @@ def lock(
 
 @task(
     positional=[],
+    optional=["bundle"],
     iterable=["arch", "component", "source", "mirror"],
     help={
         "version": VERSION,
         "base": BASE,
         "arch": ARCH,
-        "component": COMPONENT,
+        "component": "Only the sources of this component; may be repeated.",
+        "bundle": "Write all of it to one archive as well: to this path, or dist/VERSION/rfo-sources.tar.zst.",
+        "from-bundle": "Take every pin from this archive; asks no network.",
         "source": SOURCE,
         "mirror": MIRROR,
         "debug": DEBUG,
@@ -125,25 +128,42 @@ def fetch(
     base: str = "",
     arch: Any = None,
     component: Any = None,
+    bundle: Any = None,
+    from_bundle: str = "",
     source: Any = None,
     mirror: Any = None,
     debug: bool = False,
 ) -> None:
     """Bring every pin of a release into the store, so that `inv release --offline` needs no network."""
-    from pipeline.locks import fetch_all
+    from pathlib import Path
+
+    from pipeline.errors import UsageError
 
     with reporting(debug):
-        fetch_all(
-            make_context(
-                "",
-                source,
-                mirror,
-                version=version,
-                base=base or None,
-                arches=tuple(arch or ()),
-                components=tuple(component or ()),
-            )
+        context = make_context(
+            "",
+            source,
+            mirror,
+            version=version,
+            base=base or None,
+            arches=tuple(arch or ()),
+            components=tuple(component or ()),
+            offline=bool(from_bundle),
         )
+        if from_bundle and bundle:
+            raise UsageError("--bundle and --from-bundle exclude each other", "import first, then write another one")
+        if from_bundle:
+            from pipeline.bundle.read import fetch_from_bundle
+
+            fetch_from_bundle(Path(from_bundle).absolute(), context)
+        elif bundle:
+            from pipeline.bundle.write import make_bundle
+
+            make_bundle(context, None if bundle is True else Path(bundle).absolute())
+        else:
+            from pipeline.locks import fetch_all
+
+            fetch_all(context)
 
 
 @task(positional=[], help={"json": "Print as JSON."})

@@ -43,12 +43,20 @@ def _render(unit: Unit, modules: list[tuple[Module, Path]]) -> str:
             else str(module)
         )
         parts.append(f"\n{'=' * 78}\n{name}\n")
-        texts = [f for f in sorted(folder.iterdir()) if f.is_file() and NAMES.fullmatch(f.name)]
+        texts = licence_files(folder)
         if not texts:
             parts.append("(Its source has no licence file at the top.)\n")
-        for file in texts:
-            if file.stat().st_size > MAX_TEXT:
-                raise SourceError(f"{module}: {file.name} is larger than {MAX_TEXT} bytes; notices would lack it")
-            text = file.read_text(encoding="utf-8", errors="replace").strip()
-            parts.append(f"{'-' * 78}\n{file.name}\n\n{text}\n")
+        parts += [f"{'-' * 78}\n{f.name}\n\n{read_terms(f, str(module))}\n" for f in texts]
     return "".join(parts)
+
+
+def licence_files(folder: Path) -> list[Path]:
+    """The files at the top of an unpacked source that hold its terms, sorted."""
+    return [f for f in sorted(folder.iterdir()) if f.is_file() and NAMES.fullmatch(f.name)]
+
+
+def read_terms(file: Path, what: str) -> str:
+    """The text of a licence file of `what`; raises SourceError if it is larger than `MAX_TEXT`."""
+    if file.stat().st_size > MAX_TEXT:
+        raise SourceError(f"{what}: {file.name} is larger than {MAX_TEXT} bytes; notices would lack it")
+    return file.read_text(encoding="utf-8", errors="replace").strip()

@@ -7,9 +7,11 @@ plain ustar (POSIX.1-1988), which has no header that a library might add on its 
 import io
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import DefinitionError
 from pipeline.model import RootedPath
@@ -24,11 +26,15 @@ class Entry:
     """Permission bits; set-id bits are refused."""
     time: int
     """Seconds since 1970."""
-    content: Path | bytes
+    content: Path | bytes | Callable[[], AbstractContextManager[Path]]
+    """A callable makes the file when its turn comes: an archive of many large ones need not have all at once."""
 
 
-def write_tar(target: Path, entries: Iterable[Entry], *, time: int) -> None:
-    """Write `entries` to `target`; directories get mode 755 and `time`. Raises DefinitionError for a collision."""
+def write_tar(target: Path | IO[bytes], entries: Iterable[Entry], *, time: int) -> None:
+    """Write `entries` to a file or stream; directories get mode 755 and `time`. Raises DefinitionError for a collision.
+
+    A file and a stream get the same bytes.
+    """
     files: dict[str, Entry] = {}
     directories: set[str] = set()
     for entry in entries:
@@ -47,12 +53,18 @@ def write_tar(target: Path, entries: Iterable[Entry], *, time: int) -> None:
         if folded.setdefault(name.casefold(), name) != name:
             raise DefinitionError(f"archive entries {folded[name.casefold()]} and {name} differ only in case")
     try:
-        # Without its encoding said, tarfile takes the one of the locale.
-        with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="strict") as tar:
+        with _open(target) as tar:
             for name in names:
                 _add(tar, name, files.get(name), time)
     except ValueError as error:  # a name, size or time that the format has no room for
         raise DefinitionError(f"archive entry does not fit into ustar: {error}") from error
+
+
+def _open(target: Path | IO[bytes]) -> tarfile.TarFile:
+    # Without its encoding said, tarfile takes the one of the locale.
+    if isinstance(target, Path):
+        return tarfile.open(target, "w", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="strict")
+    return tarfile.open(None, "w|", target, format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="strict")
 
 
 def _add(tar: tarfile.TarFile, name: str, entry: Entry | None, time: int) -> None:
@@ -66,6 +78,7 @@ def _add(tar: tarfile.TarFile, name: str, entry: Entry | None, time: int) -> Non
         info.size = len(entry.content)
         tar.addfile(info, io.BytesIO(entry.content))
         return
-    with entry.content.open("rb") as file:
+    made = nullcontext(entry.content) if isinstance(entry.content, Path) else entry.content()
+    with made as path, path.open("rb") as file:
         info.size = os.fstat(file.fileno()).st_size
         tar.addfile(info, file)

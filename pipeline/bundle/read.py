@@ -1,0 +1,297 @@
+"""Import a source bundle into a store: each member is checked against the locks before it is put in its place.
+
+Nothing is taken on the bundle's word, but for the lock of a floating base, which nobody else has. What was imported
+before a failure stays, as it was checked; the next run goes on from there.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from pipeline.baselocks import base_lock_path, base_subject, read_base_lock, write_base_lock
+from pipeline.bundle.index import INDEX, MAX_TEXT, Index, Member, Pin, base_lock_name, describe, licence_name, pins_of
+from pipeline.bundle.ustar import Content, read_ustar
+from pipeline.context import Context
+from pipeline.definitions import Base
+from pipeline.errors import DefinitionError, SourceError, StoreError, UsageError
+from pipeline.lock import BaseLock, Package, Snapshot, lock_text, write_atomically
+from pipeline.locks import fetch_all
+from pipeline.model import CHUNK, Digest, Module
+from pipeline.report.progress import size
+from pipeline.sources.archive import unpack
+from pipeline.sources.given import MAX_ZIP
+from pipeline.sources.gocache import DiskGo, hash_mod, mod_sums
+from pipeline.store import store_error
+
+RESERVE = 1 << 30
+"""Bytes that stay free."""
+MAX_MODS = 256 << 20
+"""Bytes of all go.mod files, which are kept in memory until the end; a release has 2 MiB."""
+LOCKS, MODULES, LICENCES = "locks/", "modules/", "licences/"
+
+
+def fetch_from_bundle(path: Path, context: Context) -> None:
+    """Import the bundle at `path`, and see that nothing is missing to build what `context` asks for offline."""
+    import_bundle(path, context)
+    fetch_all(context)
+
+
+def import_bundle(path: Path, context: Context) -> None:
+    """Bring the pins in the bundle at `path` into the store, for the release and architectures of `context`.
+
+    Afterwards the locks are complete as well: the store has the lock of a floating base. It asks no network.
+    Raises UsageError if it cannot be read or is for something else than was asked for, SourceError that names the
+    member if it is malformed, damaged or not what the locks say, StoreError if the store has no room or another lock.
+    """
+    with _open(path) as file:
+        context.progress.step(f"importing {path}")
+        try:
+            _Import(context, path.name).run(file)
+        except OSError as error:
+            raise store_error(error, context.store.root) from error
+        except SourceError as error:
+            error.hint = error.hint or "get the bundle again, or fetch with network; what was imported so far is kept"
+            raise
+    context.progress.say(f"every member of {path.name} is what the locks of {context.options.version} say")
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        if not path.is_file():
+            raise UsageError(f"{path} is no file" if path.exists() else f"{path} does not exist")
+        return path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+class _Import:
+    """One run over a bundle, from its first byte to its last."""
+
+    def __init__(self, context: Context, what: str) -> None:
+        self.context = context
+        self.store = context.store
+        self.what = what
+        self.go = DiskGo(context.store)
+        self.locks: dict[str, bytes] = {}
+        """Locks of bases, as the bundle has them, by member name."""
+        self.mods: dict[str, bytes] = {}
+        """go.mod files: go.sum files tell whether they are right, and some of those come with the modules."""
+
+    def run(self, file: IO[bytes]) -> None:
+        members = read_ustar(file, self.what)
+        self.index = self._read_index(members)
+        self._refuse_small_disk()
+        listed = {m.name: m for m in self.index.members}
+        folders = {parent for name in listed for parent in _parents(name)}
+        for name, length, content in members:
+            if content is None and name in folders:
+                folders.remove(name)
+                continue
+            member = listed.pop(name, None)
+            if content is None or member is None:
+                raise SourceError(f"{self.what}: member {name[:200]!r} is not in its list, or stands twice")
+            if length != member.size:
+                raise SourceError(f"{self.what}: member {name} has {length} bytes, its list says {member.size}")
+            self._take(member, content)
+        if listed:
+            raise SourceError(f"{self.what}: {_names(listed)} are missing: its list has them, the archive has not")
+        self._finish()
+
+    # --- what the bundle says of itself
+
+    def _read_index(self, members: Iterator[tuple[str, int, Content | None]]) -> Index:
+        name, length, content = next(members, ("", 0, None))
+        if name != INDEX or content is None or length > MAX_TEXT:
+            raise SourceError(f"{self.what}: expected {INDEX} as its first member, found {name[:200]!r}")
+        index = Index.parse(_text(content), self.what)
+        if index.version != self.context.options.version:
+            raise UsageError(f"{self.what} has the sources of {index.version}", f"--version {index.version}")
+        asked = {a: b.name for a, b in self.context.bases.items()}
+        if lacking := sorted(set(asked) - set(index.bases)):
+            chosen = " ".join(f"--arch {a}" for a in index.bases)
+            raise UsageError(f"{self.what} has no sources for {', '.join(lacking)}", f"name what it has: {chosen}")
+        if other := next((a for a, name in asked.items() if index.bases[a] != name), None):
+            found = index.bases[other]
+            raise UsageError(f"{self.what} is for base {found}, not {asked[other]}", f"name it: --base {found}")
+        if lacking := sorted({u.component for u in self.context.units} - set(index.components)):
+            chosen = " ".join(f"--component {c}" for c in index.components)
+            raise UsageError(f"{self.what} has no sources of {', '.join(lacking)}", f"name what it has: {chosen}")
+        if strange := sorted({*index.bases} - {*self.context.release.bases}) or sorted(
+            {*index.components} - {*self.context.release.components}
+        ):
+            raise SourceError(f"{self.what}: {INDEX}: the release has no {strange[0][:80]!r}")
+        return index
+
+    def _refuse_small_disk(self) -> None:
+        need = sum(m.size for m in self.index.members) + RESERVE
+        free = shutil.disk_usage(self.store.root).free
+        if free < need:
+            raise StoreError(
+                f"{self.store.root}: {size(need)} are needed to import {self.what} and {size(free)} are free",
+                "free some space or choose another store: RFO_STORE=/path",
+            )
+
+    # --- what the locks say
+
+    @cached_property
+    def scope(self) -> Context:
+        """A run for exactly what the bundle was made for, with its locks of bases."""
+        options = replace(
+            self.context.options, arches=tuple(self.index.bases), components=self.index.components, offline=True
+        )
+        scope = replace(self.context, options=options)
+        scope.store = self.store
+        scope.base_locks = {base.name: self._base_lock(base) for base in scope.bases.values()}
+        return scope
+
+    def _base_lock(self, base: Base) -> BaseLock:
+        name = base_lock_name(base.name)
+        text = self.locks.get(name)
+        if text is None:
+            raise SourceError(f"{self.what}: member {name} is missing, or stands after what it names")
+        try:
+            lock = BaseLock.parse(text.decode(), f"{self.what}: {name}")
+        except (DefinitionError, ValueError) as error:
+            raise SourceError(f"{self.what}: member {name} is no lock: {error}") from error
+        if lock.base != base.name or lock.definition != base_subject(base):
+            raise SourceError(
+                f"{self.what}: {name} was made from another definition of {base.name}",
+                "use the checkout that the bundle was made from",
+            )
+        path = base_lock_path(base, self.context.options.version, self.context.definitions, self.store)
+        known = read_base_lock(path, base)
+        if known is None and not base.floating:
+            raise DefinitionError(f"{path} is missing", "use the checkout that the bundle was made from")
+        if known is not None and lock_text(known) != text:
+            raise StoreError(
+                f"{path} pins other packages than {name} of {self.what}",
+                f"import into an empty store (RFO_STORE=/path), or remove {path}"
+                if base.floating
+                else "use the checkout that the bundle was made from",
+            )
+        return lock
+
+    @cached_property
+    def pins(self) -> dict[str, Pin]:
+        """What the locks call for; raises SourceError unless the bundle lists all of it and little more."""
+        pins = pins_of(self.scope)
+        listed = {m.name for m in self.index.members}
+        if missing := [f"{n} ({describe(n, pins[n])})" for n in sorted(set(pins) - listed)]:
+            raise SourceError(f"{self.what}: members are missing: {_names(missing)}")
+        terms = {licence_name(n) for n in pins}
+        if extra := [n for n in sorted(listed - set(pins) - terms) if not _is_mod(n)]:
+            raise SourceError(f"{self.what}: it has members that no lock names: {_names(extra)}")
+        return pins
+
+    # --- members
+
+    def _take(self, member: Member, content: Content) -> None:
+        """Check one member and put it in its place."""
+        name = member.name
+        pin = None if name.startswith(LICENCES) or self._is_base_lock(name) else self.pins.get(name)
+        limit = (
+            pin.size if isinstance(pin, Package | Snapshot) else 2 * MAX_ZIP if isinstance(pin, Module) else MAX_TEXT
+        )
+        if member.size > limit:
+            raise SourceError(f"{self.what}: member {name} has {member.size} bytes; at most {limit} were expected")
+        if isinstance(pin, Module | Package | Snapshot):
+            if self._has(pin):
+                self._compare(member, content.finish())
+            else:
+                self._install(member, pin, content)
+            return
+        text = _text(content)
+        self._compare(member, content.finish())
+        if self._is_base_lock(name):
+            self.locks[name] = text
+        elif isinstance(pin, bytes) and text != pin:
+            raise SourceError(
+                f"{self.what}: member {name} differs from the checkout's",
+                "use the checkout that the bundle was made from",
+            )
+        elif _is_mod(name) and pin is None:
+            self.mods[name.removeprefix(MODULES)] = text
+            if sum(map(len, self.mods.values())) > MAX_MODS:
+                raise SourceError(f"{self.what}: more than {MAX_MODS} bytes of go.mod files")
+
+    def _is_base_lock(self, name: str) -> bool:
+        return name in {base_lock_name(b) for b in self.index.bases.values()}
+
+    def _compare(self, member: Member, found: Digest) -> None:
+        if str(found) != member.digest:
+            raise SourceError(f"{self.what}: member {member.name} is altered: expected {member.digest}, found {found}")
+
+    def _has(self, pin: Module | Package | Snapshot) -> bool:
+        """Whether the store has it intact."""
+        return self.go.has(pin) if isinstance(pin, Module) else self.store.use(_digest(pin)) is not None
+
+    def _install(self, member: Member, pin: Module | Package | Snapshot, content: Content) -> None:
+        where = f"{self.what}: member {member.name}"
+        with self.store.workspace() as work:
+            file = work / "member"
+            with file.open("wb") as target:
+                found = content.copy(target)
+            self._compare(member, found)
+            if isinstance(pin, Module):
+                tree = work / "tree"
+                tree.mkdir()
+                unpack(file, tree, where, max_bytes=MAX_ZIP)
+                self.go.adopt(pin, tree / str(pin), where)
+            elif found != _digest(pin):
+                raise SourceError(f"{where}: the lock says {_digest(pin)}, found {found}")
+            else:
+                self.store.add(file)
+
+    # --- the end
+
+    def _finish(self) -> None:
+        """What could only be judged once everything else was there."""
+        _ = self.pins  # a bundle without any is told here
+        sums = self._mod_sums()
+        for name, data in self.mods.items():
+            if sums.get(name) != hash_mod(data):
+                raise SourceError(
+                    f"{self.what}: member {MODULES}{name}: no go.sum of the release names a go.mod like it"
+                )
+        for name, data in self.mods.items():
+            write_atomically(self.store.gomod / "cache" / "download" / name, data)
+        for base in {b.name: b for b in self.scope.bases.values()}.values():
+            path = base_lock_path(base, self.context.options.version, self.context.definitions, self.store)
+            write_base_lock(path, self.scope.base_locks[base.name], self.context.progress)
+
+    def _mod_sums(self) -> dict[str, str]:
+        inputs = next(iter(self.scope.inputs.values()))
+        sums: dict[str, str] = {}
+        for unit in self.scope.units:
+            if unit.build.compiler == "go":
+                with inputs.source(unit) as source, inputs.modfile(unit, source) as modfile:
+                    sums |= mod_sums(modfile.with_suffix(".sum").read_text(encoding="utf-8"))
+        return sums
+
+
+def _digest(pin: Package | Snapshot) -> Digest:
+    return pin.digest if isinstance(pin, Package) else pin.tar
+
+
+def _text(content: Content) -> bytes:
+    data = b""
+    while piece := content.read(CHUNK):
+        data += piece
+    return data
+
+
+def _is_mod(name: str) -> bool:
+    return name.startswith(MODULES) and name.endswith(".mod")
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(n[:200] for n in listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
