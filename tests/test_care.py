@@ -248,6 +248,8 @@ def test_what_locks_pin_stays(store: Store, scheduler: Scheduler, checkout: Path
         store.add_bytes(n.encode()) for n in ("committed", "shipped", "own", "loose")
     )
     pinned, other = plant_module(store, "example.org/pinned"), plant_module(store, "example.org/other")
+    above, below = plant_module(store, "example.org"), plant_module(store, "example.org/pinned/v2")
+    stamp = put(store.gomod / "fetched" / "stamp", "")
     pin(checkout, pinned, packages=[committed])
     pin(checkout, pinned, packages=[shipped], where=f"dist/{VERSION}@tiny")
     pin(store.root, packages=[floating], where="locks-of-bases")
@@ -255,6 +257,8 @@ def test_what_locks_pin_stays(store: Store, scheduler: Scheduler, checkout: Path
     assert [store.has(o.digest) for o in (committed, shipped, floating, loose)] == [True, True, True, False]
     assert hash_tree(store.gomod / pinned.directory, str(pinned)) == pinned.sum
     assert not (store.gomod / other.directory).exists()
+    assert all((store.gomod / m.directory).exists() for m in (above, below))
+    assert not stamp.exists()  # go has to say again whether the module cache is complete
     kept = {p.name for p in (store.gomod / "cache" / "download" / "example.org" / "other" / "@v").iterdir()}
     assert kept == {"v1.0.0.mod", "v1.0.0.info"}  # a module graph reads them, also of versions that nothing selects
     gc(store, checkout, Limits(0.0, None, pins=True))
@@ -323,6 +327,34 @@ def test_a_link_in_place_of_a_folder_is_never_followed(store: Store, checkout: P
     repair(store, checkout, quiet())
     assert name == "logs" or not (store.root / name).exists()
     assert files(outside) == before
+
+
+FULL = """
+import os
+from io import StringIO
+from pathlib import Path
+from pipeline.care.gc import Limits, collect
+from pipeline.report.progress import Progress
+from pipeline.store import Store
+root = Path(os.environ["STORE"])
+tree = root / "trees" / ("0" * 64)
+(Store(root).root / "logs").mkdir()
+(tree / "usr").mkdir(parents=True)
+(tree / "usr" / "file").write_bytes(b"x" * 500000)
+try:
+    for number in range(1000):
+        (root / "logs" / f"{number}.log").write_bytes(b"x" * 10000)
+except OSError as error:
+    print(error.strerror)
+print(collect(Store(root), root, Limits(0.0), Progress(StringIO()), dry_run=False).freed > 1 << 20)
+print(sorted(os.listdir(root / "logs") + os.listdir(root / "trees") + os.listdir(root / "tmp")))
+"""
+
+
+@pytest.mark.parametrize("limit", ["size=2m", "nr_inodes=80"])
+def test_a_full_disk_is_freed(store: Store, limit: str) -> None:
+    printed = in_namespace(f'mount -t tmpfs -o {limit} none "$STORE"', FULL, store.root)
+    assert printed.splitlines() == ["No space left on device", "True", "[]"]
 
 
 # --- beside a run

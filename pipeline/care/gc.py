@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.care.inventory import Item, take_inventory
 from pipeline.care.pins import Pins, read_pins
@@ -111,7 +111,10 @@ def collect(store: Store, checkout: Path, limits: Limits, progress: Progress, *,
         plan = plan_gc(store, take_inventory(store), read_pins(checkout, store), limits)
         if plan.removals:
             progress.step(f"removing {len(plan.removals)} things, {size(plan.freed)}, from {store.root}")
-        remove(store, [p for r in plan.removals for p in r.paths])
+        names = [p for r in plan.removals for p in r.paths]
+        if any(name.startswith("gomod/") for name in names):
+            names.insert(0, "gomod/fetched")  # stamps that say that the module cache is complete
+        remove(store, names)
     return plan
 
 
@@ -181,7 +184,10 @@ def _trees(items: Iterable[Item]) -> Iterator[Removal]:
 
 
 def _modules(items: Iterable[Item], pins: Pins) -> Iterator[Removal]:
-    """Each module's files with its zip. The go.mod files of all stay: they are small, and a module graph reads many."""
+    """Each module's files with its zip. The go.mod files of all stay: they are small, and a module graph reads many.
+
+    What is not pinned may be needed all the same: go looks for a package in each module whose path could hold it.
+    """
     parts: dict[str, list[Item]] = {}
     for item in items:
         if item.name.startswith("gomod/cache/vcs/"):
@@ -189,11 +195,20 @@ def _modules(items: Iterable[Item], pins: Pins) -> Iterator[Removal]:
         elif match := EXTRACTED.fullmatch(item.name) or ZIPPED.fullmatch(item.name):
             parts.setdefault(f"{match['path']}@{match['version']}", []).append(item)
     pinned = {m.directory for m in pins.modules}
+    paths = {name.rpartition("@")[0] for name in pinned}
+    around = {parent for path in paths for parent in _parents(path)}
     for name, found in parts.items():
         found.sort(key=lambda i: (i.type != "folder", i.name))
-        kind = "pins" if name in pinned else "unreferenced"
+        path = name.rpartition("@")[0]
+        needed = name in pinned or path in around or not paths.isdisjoint(_parents(path))
+        kind = "pins" if needed else "unreferenced"
         size_, used = sum(i.size for i in found), max(i.used for i in found)
         yield Removal(kind, f"module {name}", tuple(i.name for i in found), size_, used)
+
+
+def _parents(path: str) -> list[str]:
+    """The paths of modules that could hold it as a folder: of `a/b/c` they are `a/b` and `a`."""
+    return [p.as_posix() for p in PurePosixPath(path).parents][:-1]
 
 
 def _records(store: Store, items: Sequence[Item], blobs: Mapping[str, Item], pins: Pins) -> Iterator[Removal]:

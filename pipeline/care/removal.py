@@ -6,30 +6,26 @@ from pathlib import Path
 from pipeline.store import Store, remove_tree, store_error
 
 TRASH = "tmp/gc"
-"""Where folders go before they are emptied; a killed run leaves it to the next one."""
+"""Where a folder goes before it is emptied; a killed run leaves it to the next one."""
 
 
 def sweep_trash(store: Store) -> None:
     """Remove what a removal that was killed had moved away. Raises StoreError."""
-    try:
-        remove_tree(store.root / TRASH)
-    except OSError as error:
-        raise store_error(error, store.root / TRASH) from error
+    remove(store, [TRASH])
 
 
 def remove(store: Store, names: Iterable[str]) -> None:
-    """Remove files, links and folders, named by their paths below the store, in this order. Raises StoreError."""
-    sweep_trash(store)
-    trash = store.root / TRASH
-    path = trash
+    """Remove files, links and folders, named by their paths below the store, in this order. Raises StoreError.
+
+    Nothing is made for it: it works on a disk that is full.
+    """
+    trash = path = store.root / TRASH
     try:
-        trash.mkdir()
         for name in names:
             path = store.root / name
-            if path.is_dir() and not path.is_symlink():
-                path = _move_away(path, trash / "folder")
+            if path != trash and path.is_dir() and not path.is_symlink():
+                path = _move_away(path, trash)
             remove_tree(path)
-        remove_tree(trash)
     except OSError as error:
         raise store_error(error, path) from error
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.care.inventory import Item, take_inventory
 from pipeline.care.pins import read_sources_pins
-from pipeline.care.removal import remove
+from pipeline.care.removal import remove, sweep_trash
 from pipeline.errors import DefinitionError, StoreError
 from pipeline.graph import canonical
 from pipeline.lock import BaseLock, read_lock
@@ -68,6 +68,7 @@ def repair(store: Store, checkout: Path, progress: Progress) -> Report:
     """Verify, then remove what is damaged, and say each. Raises StoreError if a run uses the store."""
     with store.alone():
         report = verify(store, checkout, progress)
+        sweep_trash(store)
         remove(store, [p for d in report.damages for p in d.paths])
     return report
 
