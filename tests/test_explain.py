@@ -1,9 +1,12 @@
 """From a file back to every pin: what is told is what ran, and what cannot be told is said."""
 
+import gzip
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from engine import BASE, GO, HELLO, HOST, REPO, SMALL, fails, lock_small, run, s
 from pipeline.errors import SourceError, UsageError
 from pipeline.explain import explain
 from pipeline.model import Digest
+from pipeline.pack.members import read_members
 from pipeline.report.chain import render_chain
 from pipeline.store import remove_tree
 
@@ -277,6 +281,73 @@ def test_a_malformed_manifest_is_a_clear_error(checkout: Path, damage: Any) -> N
     error = fails(lambda: explain(str(checkout / DIST / TARBALL), checkout))
     assert isinstance(error, SourceError)
     assert "release.json" in error.reason
+
+
+def tar_of(*members: tarfile.TarInfo, pax: bool = False) -> bytes:
+    """A gzip-compressed archive of these headers, without content."""
+    stream = io.BytesIO()
+    form = tarfile.PAX_FORMAT if pax else tarfile.USTAR_FORMAT
+    with tarfile.open(fileobj=stream, mode="w:gz", format=form) as tar:
+        for member in members:
+            tar.addfile(member)
+    return stream.getvalue()
+
+
+def header(name: str, **fields: Any) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(made, field, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tar_of(header("bin/rfo", type=tarfile.SYMTYPE, linkname="/etc/passwd")),
+        tar_of(header("bin/rfo", type=tarfile.LNKTYPE, linkname="x")),
+        tar_of(header("dev", type=tarfile.CHRTYPE)),
+        tar_of(header("../rfo")),
+        tar_of(header("/etc/passwd")),
+        tar_of(header("rfo"), header("rfo")),
+        tar_of(header("x", pax_headers={"comment": "y"}), pax=True),
+        tar_of(header("rfo"))[:-20],
+        tar_of(header("rfo")) + b"more",
+        gzip.compress(b"x" * 2000),
+        b"no archive",
+        b"",
+    ],
+    ids=[
+        "link",
+        "hard link",
+        "device",
+        "above",
+        "absolute",
+        "twice",
+        "pax",
+        "short",
+        "more",
+        "no tar",
+        "no gzip",
+        "empty",
+    ],
+)
+def test_an_archive_that_no_release_writes_is_refused(checkout: Path, content: bytes) -> None:
+    (checkout / DIST / TARBALL).write_bytes(content)
+    data = manifest(checkout)
+    entry = next(a for a in data["artifacts"] if a["name"] == TARBALL)
+    entry.update(digest=str(Digest.of_bytes(content)), size=len(content))
+    (checkout / DIST / "release.json").write_text(json.dumps(data))
+    error = fails(lambda: explain(f"{TARBALL}:nothing", checkout))
+    assert isinstance(error, SourceError)
+    assert TARBALL in error.reason
+
+
+def test_a_bomb_is_refused_before_it_fills_memory(tmp_path: Path) -> None:
+    bomb = tmp_path / "a.tar.gz"
+    with tarfile.open(bomb, "w:gz", format=tarfile.USTAR_FORMAT) as tar:
+        tar.addfile(header("zeros", size=8 << 20), io.BytesIO(bytes(8 << 20)))
+    assert [m.size for m in read_members(bomb)] == [8 << 20]
+    assert "bomb" in fails(lambda: list(read_members(bomb, max_bytes=1 << 20))).reason
 
 
 def test_foreign_text_cannot_steer_a_terminal(checkout: Path) -> None:

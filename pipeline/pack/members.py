@@ -50,7 +50,7 @@ def read_members(archive: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Membe
                 fileobj=plain, mode="r|", errorlevel=2, bufsize=READ, tarinfo=_Plain, encoding="utf-8"
             ) as tar:
                 for info in tar:
-                    name = RootedPath.parse(info.name).relative
+                    name = _name(info.name, archive)
                     if name in seen or len(seen) >= MAX_MEMBERS:
                         raise SourceError(f"{archive}: member {name} stands twice, or there are too many")
                     seen.add(name)
@@ -59,7 +59,16 @@ def read_members(archive: Path, *, max_bytes: int = MAX_BYTES) -> Iterator[Membe
                         while piece := content.read(CHUNK):
                             total.update(piece)
                         yield Member(name, Digest(total.hexdigest()), info.size)
+            while plain.read(CHUNK):  # the checksum of a compressed stream stands behind the end of the archive
+                pass
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise SourceError(f"{archive}: not an archive of a release ({error})") from error
     except OSError as error:
         raise SourceError(f"{archive} cannot be read: {error.strerror or error}") from error
+
+
+def _name(name: str, archive: Path) -> str:
+    try:
+        return RootedPath.parse(name).relative
+    except SourceError as error:
+        raise SourceError(f"{archive}: {error.reason}") from error

@@ -25,7 +25,9 @@ def render_reasons(reasons: "Reasons") -> str:
     if reasons.runs == 0:
         lines = [f"{name} never ran on this store"]
     elif reasons.runs == 1:
-        lines = [f"{name} ran{took}; no run of it with another key is remembered: nothing of it was in the store before"]
+        lines = [
+            f"{name} ran{took}; no run of it with another key is remembered: nothing of it was in the store before"
+        ]
     else:
         lines = [f"{name} ran again{took}, since its key changed:", *_changes(reasons.changes)]
     if reasons.now:
@@ -65,15 +67,19 @@ def _about(change: "Change") -> str:
         case "code":
             return "  the engine's own code for this step, or requirements.lock, changed"
         case "modules":
-            return f"  {len(change.items)} modules"
+            return f"  {_count(change, 'module')}"
         case "root":
-            return f"  {change.note or f'{len(change.items)} packages'}"
+            return f"  {change.note or _count(change, 'package')}"
         case "input":
             maker = f", made by {change.made_by}" if change.made_by else ""
             return f"  {change.old} -> {change.new}{maker}"
         case "value":
             return f"  {_text(change.old)} -> {_text(change.new)}"
     return ""
+
+
+def _count(change: "Change", what: str) -> str:
+    return f"{len(change.items)} {what}" + ("" if len(change.items) == 1 else "s")
 
 
 def _step(item: "Item") -> str:
