@@ -17,10 +17,10 @@ from pipeline.definitions import ComponentChoice, Definitions, Deviation, GoVers
 from pipeline.errors import DefinitionError, HostError, UsageError
 from pipeline.lock import write_atomically
 from pipeline.locking import LockedSources, read_sources, write_sources
-from pipeline.model import ReleaseVersion
+from pipeline.model import Digest, ReleaseVersion
 from pipeline.sources.go import GoSources
 from pipeline.toolchains import DEFAULT, Toolchains
-from pipeline.units import lock_subject, units_of
+from pipeline.units import Unit, lock_subject, units_of
 from pipeline.versions import compare
 from pipeline.yamledit import Document, Plain
 
@@ -294,11 +294,16 @@ def _check(text: str, meant: Release, definitions: Definitions, go: GoSources) -
 
 def _carried(old: Release, new: Release, definitions: Definitions) -> LockedSources | None:
     """The old lock for the new release, if it says all that the new one needs; then nothing has to be asked again."""
-    units = units_of(new, definitions)
+    before, after = units_of(old, definitions), units_of(new, definitions)
     try:
-        found = read_sources(definitions, old, units)
+        found = read_sources(definitions, old, before)
     except DefinitionError:
         return None
-    if found is None or found.lock.definition != lock_subject(units):
+    if found is None or _sources(before) != _sources(after):
         return None
-    return LockedSources(replace(found.lock, release=new.version), found.overlays)
+    return LockedSources(replace(found.lock, release=new.version, definition=lock_subject(after)), found.overlays)
+
+
+def _sources(units: Sequence[Unit]) -> Digest:
+    """What a lock would be made from, but for the release's own version, which names no source of a tree."""
+    return lock_subject([replace(u, source_version="") if u.source.tree else u for u in units])

@@ -70,20 +70,21 @@ class Toolchains:
             return current
         self._refuse_unknown(core)
         need = max((self.needs[u.module] for u in core), key=numbers)
-        wanted = self._tested(core)
-        if compare(wanted or need, need) < 0 or not wanted:
-            wanted = need
-        if _minor(current) == _minor(wanted) and compare(current, need) >= 0:
+        tested = self._tested(core)
+        if tested and compare(tested, need) < 0:
+            tested = ""
+        if _minor(current) == _minor(tested or need) and compare(current, need) >= 0:
             return current
-        found = self._served(wanted, need)
+        found = self._served(need, tested)
         if not found:
             raise NetworkError(
-                f"{self.moved.version} needs Go {need} or later of {_minor(wanted)}, and no such toolchain is served",
+                f"{self.moved.version} needs Go {need} or later of {_minor(tested or need)}, "
+                "and no such toolchain is served",
                 "name another one: --go VERSION",
             )
-        if wanted not in (found, need):
+        if tested not in ("", found):
             self.notes.append(
-                f"Go {found} in place of {wanted}, which upstream's Kubernetes used: record it under deviations"
+                f"Go {found} in place of {tested}, which upstream's Kubernetes used: record it under deviations"
             )
         return found
 
@@ -134,7 +135,8 @@ class Toolchains:
                 entries = read_yaml(got.folder / names["file"]).get("dependencies")
             except DefinitionError:
                 continue  # another project's, or of another form: then there is nothing to say
-            pins |= {str(e["name"]): str(e["version"]) for e in entries or () if {"name", "version"} <= set(e)}
+            entries = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+            pins |= {str(e["name"]): str(e["version"]) for e in entries if {"name", "version"} <= set(e)}
         for component, name in names["components"].items():
             choice = self.moved.components.get(component)
             pin = pins.get(name, "").removeprefix("v")
@@ -153,19 +155,22 @@ class Toolchains:
         if compare(default, need) >= 0:
             return choice
         others = {c.go for c in self.moved.components.values() if c.go} | {self.old.toolchains.go}
-        found = min((g for g in others if compare(g, need) >= 0), key=numbers, default="") or self._served(need, need)
+        found = min((g for g in others if compare(g, need) >= 0), key=numbers, default="") or self._served(need)
         if not found:
             self.notes.append(f"{name} needs Go {need}, and no such toolchain is served: choose another version of it")
             return choice
         self.notes.append(f"{name} needs Go {need} and takes {found}; the default is {default}")
         return choice.model_copy(update={"go": found})
 
-    def _served(self, wanted: str, need: str) -> str:
-        """`wanted` if it is served for this host, else the newest of its minor version that is; empty if none is."""
+    def _served(self, need: str, exact: str = "") -> str:
+        """`exact` if it is served for this host, else the newest of its minor version, or of that of `need`, that is.
+
+        Empty if none is; none is older than `need`.
+        """
         form = re.compile(rf"v0\.0\.1-go(1\.[0-9]+(?:\.[0-9]+)?)\.linux-{self.host}")
         listed = [match[1] for v in self._listed if (match := form.fullmatch(v))]
-        fit = [g for g in listed if _minor(g) == _minor(wanted) and compare(g, need) >= 0]
-        fit.sort(key=lambda g: (g == wanted, numbers(g)), reverse=True)
+        fit = [g for g in listed if _minor(g) == _minor(exact or need) and compare(g, need) >= 0]
+        fit.sort(key=lambda g: (g == exact, numbers(g)), reverse=True)
         refused = {r.module for r in self.go.probe([self._module(g) for g in fit])}
         return next((g for g in fit if self._module(g) not in refused), "")
 

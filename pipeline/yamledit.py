@@ -72,7 +72,7 @@ class Document:
         end = len(self.text[: _end(item)].rstrip())
         indent = found.group()
         lines = self.text[start:end].split("\n")
-        body = "\n".join(f"{indent}# {line[len(indent) :]}".rstrip() for line in lines)
+        body = "\n".join(f"{indent}# {line[len(indent) :]}".rstrip(" ") for line in lines)
         self._edits.append((start, end, f"{indent}# {reason}\n{body}"))
 
     def _find(self, keys: tuple[str, ...]) -> tuple[yaml.Node, yaml.Node]:

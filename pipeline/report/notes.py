@@ -26,7 +26,7 @@ def render_notes(manifest: dict[str, Any]) -> str:
                 else f" ({', '.join(source['platforms'])})"
             )
             made = f"Go {source['go']}" if source["go"] else "C"
-            origin = source.get("module") or f"this repository, {source['tree']}"
+            origin = _origin(source)
             unit = source["unit"].partition("@")[0]
             lines.append(f"| {unit} | {source['version']}{partial} | {made} | {origin} | {component['license']} |")
     lines += ["", "## Deviations from upstream", ""]
@@ -36,6 +36,12 @@ def render_notes(manifest: dict[str, Any]) -> str:
     if not manifest["deviations"]:
         lines.append("None.")
     return "\n".join(lines) + "\n"
+
+
+def _origin(source: dict[str, Any]) -> str:
+    if "git" in source:
+        return f"{source['git']}, tag {source['tag']}"
+    return str(source.get("module") or source.get("archive") or f"this repository, {source['tree']}")
 
 
 def _all_platforms(manifest: dict[str, Any]) -> set[str]:
