@@ -373,6 +373,9 @@ def test_many_differences_are_counted(tmp_path: Path) -> None:
     assert len(found) == LIMIT + 1
     assert found[0].member == ("f000",)
     assert found[-1].section == "30 more differences"
+    one, two = ({f"f{n:03}": bytes(n if side else 99 - n) for n in range(50)} for side in (0, 1))
+    found = differences(tmp_path, ustar(tmp_path, one), ustar(tmp_path, two))
+    assert found[-1].section == "80 more differences"  # content and size of each
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

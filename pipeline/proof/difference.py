@@ -53,9 +53,9 @@ class Differences:
         """Whether another difference would only be counted."""
         return self.total >= self.limit
 
-    def count(self) -> None:
-        """Count one that nobody looked into."""
-        self.total += 1
+    def count(self, number: int = 1) -> None:
+        """Count some that nobody looked into."""
+        self.total += number
 
     def note(self, member: tuple[str, ...], section: str, offset: int | None, expected: str, found: str) -> None:
         """Keep one if there is room, and count it."""

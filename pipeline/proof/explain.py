@@ -133,6 +133,7 @@ class Explainer:
     def _explain_headers(self, form: Format, path: _Path, pairs: list[tuple[Part, Part]], outer: Span) -> None:
         """Fields of headers; one that differs in the same way in many members is one difference."""
         seen: dict[tuple[str, str, str], tuple[str, int, int]] = {}
+        unseen = 0
         for left, right in pairs:
             if left.header is None or right.header is None:
                 continue
@@ -140,12 +141,18 @@ class Explainer:
             if heads[0] == heads[1]:
                 continue
             for field, offset, one, other in form.layout.differing(*heads):
-                first = (left.title or left.name, left.header.within(outer) + offset, 0)
-                title, place, others = seen.get((field, one, other), first)
-                seen[field, one, other] = (title, place, others + ((field, one, other) in seen))
+                key = (field, one, other)
+                if key in seen:
+                    title, place, others = seen[key]
+                    seen[key] = (title, place, others + 1)
+                elif len(seen) < self.differences.limit:
+                    seen[key] = (left.title or left.name, left.header.within(outer) + offset, 0)
+                else:
+                    unseen += 1
         for (field, one, other), (title, place, others) in seen.items():
             more = f" and {others} more" if others else ""
             self.differences.note(path, f"{field or 'header'} of {title}{more}", place, one, other)
+        self.differences.count(unseen)
 
     def _explain_part(self, path: _Path, left: Part, right: Part, outer: Span) -> None:
         offset = first_difference(left.content, right.content)
