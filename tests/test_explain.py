@@ -240,6 +240,26 @@ def test_the_same_bytes_in_two_releases_are_told_and_others_are_asked_about(chec
     assert explain(f"rfo@{HOST}", checkout, SMALL)["file"]["digest"] == program(checkout)
 
 
+def test_a_release_may_lie_anywhere(checkout: Path, tmp_path: Path) -> None:
+    folder = (checkout / DIST).rename(tmp_path / "downloaded")
+    shutil.rmtree(checkout / "dist")
+    error = fails(lambda: explain(f"rfo@{HOST}", checkout))
+    assert isinstance(error, UsageError)
+    assert "--release" in error.hint
+    named = explain(f"rfo@{HOST}", checkout, str(folder))
+    assert named["made_by"] == f"build/rfo/{HOST}"
+    assert named["release"]["folder"] == str(folder)
+    assert named["roots"] != {}
+    assert explain(str(folder / TARBALL), checkout)["made_by"] == f"tarball/{HOST}"
+
+
+def test_a_release_of_an_unknown_base_explains_from_release_json(checkout: Path) -> None:
+    (checkout / "images" / "openeuler" / "bases" / f"{BASE}.yaml").unlink()
+    facts = explain(f"rfo@{HOST}", checkout)
+    assert BASE in facts["checkout"]["reason"]
+    assert len(facts["roots"][f"builder/{HOST}"]["packages"]) > 10
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
