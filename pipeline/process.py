@@ -1,16 +1,19 @@
 """Run host programs: list arguments, an environment that is said, errors that show what the program printed."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.errors import HostError, PipelineError
+from pipeline.errors import HostError, PipelineError, StoreError
 
 TAIL = 2000
 """Characters of a failed program's output that an error shows."""
+DISK_FULL = re.compile(rb"no space left on device|disk quota exceeded", re.IGNORECASE)
+"""How programs say ENOSPC and EDQUOT."""
 
 
 class CommandFailed(PipelineError):
@@ -34,7 +37,8 @@ def run(
     """Run `command` to its end and return what it printed.
 
     `env` replaces the whole environment; None keeps the caller's. Raises CommandFailed unless `check` is false,
-    HostError if the program does not exist or does not end within `timeout` seconds.
+    HostError if the program does not exist or does not end within `timeout` seconds, StoreError if it says that the
+    disk is full, also where `check` is false.
     """
     try:
         done = subprocess.run(
@@ -48,8 +52,15 @@ def run(
         raise HostError(f"`{shlex.join(command)[:300]}` cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired:
         raise HostError(f"`{shlex.join(command)[:300]}` did not end within {timeout:.0f} s") from None
+    output = done.stderr + done.stdout if done.returncode else b""
+    if full := DISK_FULL.search(output):
+        line = output[output.rfind(b"\n", 0, full.start()) + 1 : full.end()].decode(errors="replace").strip()
+        raise StoreError(
+            f"{cwd or 'a disk'}: no space is left, says `{shlex.join(command)[:300]}`: {line[-300:]}",
+            "free some space or choose another store: RFO_STORE=/path",
+        )
     if check and done.returncode:
-        raise CommandFailed(command, done.returncode, (done.stderr + done.stdout).decode(errors="replace"))
+        raise CommandFailed(command, done.returncode, output.decode(errors="replace"))
     return done
 
 

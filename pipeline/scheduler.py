@@ -17,17 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import BuildError, Interrupted, PipelineError
+from pipeline.errors import BuildError, Interrupted, PipelineError, StoreError
 from pipeline.graph import Action, Graph, Ref, Work, cached, estimate
 from pipeline.model import Digest
+from pipeline.process import DISK_FULL
 from pipeline.report.progress import Progress
 from pipeline.sandbox import Executor
-from pipeline.store import Output, Record, Store, store_error
+from pipeline.store import FULL, Output, Record, Store, store_error
 
 MARGIN = 1.25
 """A recorded peak is taken this much larger: the next run may do a little more at once."""
 TICK = 0.5
 """Seconds between progress updates."""
+SAID = 1 << 16
+"""Bytes at the end of a log in which the reason of a failure is looked for."""
 REPAIRS = 3
 """How often one action's inputs are made again in a run; a store that damages more than that is broken."""
 
@@ -222,11 +225,10 @@ class Scheduler:
                     files = _files(work.out, action.name)
                     made = {p.relative_to(work.out).as_posix(): self.store.add(p) for p in files}
                 except OSError as error:
-                    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                    fault = store_error(error, folder) if full else BuildError(f"{action.name}: {error}")
+                    fault = store_error(error, folder) if error.errno in FULL else BuildError(f"{action.name}: {error}")
                     raise self._failed(fault, action, log) from error
                 except PipelineError as error:
-                    raise self._failed(error, action, log) from error
+                    raise self._failed(self._blamed(error, log), action, log) from error
                 log.flush()
                 log_digest = self.store.add(folder / "log").digest
             record = Record(action.name, made, seconds, work.cpu, work.peak, log_digest, parts)
@@ -243,6 +245,15 @@ class Scheduler:
                 raise DamagedInput(reason, maker.action) if isinstance(maker, Ref) else BuildError(reason)
             inputs[name] = path
         return inputs
+
+    def _blamed(self, error: PipelineError, log: IO[bytes]) -> PipelineError:
+        """The error of a failed command, or a StoreError if the command says that the disk was full."""
+        log.flush()
+        log.seek(max(log.seek(0, os.SEEK_END) - SAID, 0))
+        if not isinstance(error, BuildError) or not DISK_FULL.search(log.read(SAID)):
+            return error
+        full = store_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), self.store.root)
+        return StoreError(f"{error.reason}; {full.reason}", full.hint)
 
     def _failed(self, error: PipelineError, action: Action, log: IO[bytes]) -> PipelineError:
         """Keep the log of a failed action where the user can read it, if the disk still takes it."""

@@ -31,6 +31,8 @@ from pipeline.errors import Interrupted, PipelineError, StoreError
 from pipeline.lock import write_atomically
 from pipeline.model import Digest
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the operating system says of a disk, or of a user's share of it, that is full."""
 POLL = 0.05
 """Seconds between attempts at a lock that another process holds."""
 ABANDONED = 86400
@@ -211,7 +213,10 @@ class Store:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """An empty folder on the store's file system that is gone afterwards."""
+        """An empty folder on the store's file system that is gone afterwards.
+
+        Raises StoreError also for what its user does in it, or beside it, when the disk is full.
+        """
         try:
             path = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -220,6 +225,14 @@ class Store:
             raise store_error(error, self.root) from error
         try:
             yield path
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise store_error(error, path) from error
+        except StoreError as error:
+            if isinstance(error.__cause__, OSError):  # said by a module that knows no store
+                error.hint = error.hint or store_error(error.__cause__, path).hint
+            raise
         finally:
             os.close(descriptor)
             remove_tree(path)
@@ -376,9 +389,9 @@ def remove_tree(path: Path) -> None:
 def store_error(error: OSError, path: Path) -> StoreError:
     """An operating system error at the store, as a user needs it."""
     hints = {
-        errno.ENOSPC: "free some space or choose another store: RFO_STORE=/path",
-        errno.EDQUOT: "free some space or choose another store: RFO_STORE=/path",
+        **dict.fromkeys(FULL, "free some space or choose another store: RFO_STORE=/path"),
         errno.EROFS: "choose a writable store: RFO_STORE=/path",
         errno.EACCES: "choose a store that you may write: RFO_STORE=/path",
     }
-    return StoreError(f"{error.filename or path}: {error.strerror}", hints.get(error.errno or 0, ""))
+    place = error.filename2 or error.filename or path  # of a copy the target, which is what could not be written
+    return StoreError(f"{place}: {error.strerror}", hints.get(error.errno or 0, ""))

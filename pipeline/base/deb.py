@@ -71,7 +71,7 @@ class _Apt:
     """URI of the mirror, ending with a slash."""
 
     def run(self, *arguments: str) -> str:
-        return run(arguments, env=self._environment(), timeout=TIMEOUT).stdout.decode(errors="replace")
+        return run(arguments, env=self._environment(), cwd=self.state, timeout=TIMEOUT).stdout.decode(errors="replace")
 
     def _environment(self) -> Mapping[str, str]:
         kept = ("PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "no_proxy")

@@ -149,13 +149,14 @@ class Mirror:
         RootedPath.parse(path)
         if self.local is not None:
             try:
-                with (self.local / path).open("rb") as file:
-                    file.seek(start)
-                    yield start, iter(lambda: file.read(CHUNK), b"")
+                file = (self.local / path).open("rb")
             except FileNotFoundError as error:
                 raise NotServed(f"{self.place(path)} does not exist") from error
             except OSError as error:
                 raise NetworkError(f"{self.place(path)}: {error.strerror}") from error
+            with file:  # not within the above: a full disk at the reader's is no fault of the mirror
+                file.seek(start)
+                yield start, iter(lambda: file.read(CHUNK), b"")
             return
         response = self._request(path, start)
         if start and (
