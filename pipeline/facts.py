@@ -100,9 +100,8 @@ def defined_side(release: Release, definitions: Definitions, base: str, name: st
     units = units_of(release, definitions)
     folder = lock_folder(definitions, release.version)
     text = read_lock(folder / "sources.lock")
-    lock = SourcesLock.parse(text, str(folder / "sources.lock")) if text is not None else None
+    lock = SourcesLock.parse(text, str(folder / "sources.lock")) if text else None
     if lock and lock.definition != lock_subject(units):
-        side.notes.append(f"{name}: its sources.lock is not of its definition; renew it with ./inv lock --update")
         lock = None
     side.sections["components"] = {
         f"{unit.name.partition('@')[0]} {platform(arch)}": _of_unit(unit, lock)
@@ -113,16 +112,22 @@ def defined_side(release: Release, definitions: Definitions, base: str, name: st
     if lock:
         side.sections["modules"] = _modules(lock)
     else:
-        side.notes.append(f"{name}: no sources.lock to use: no modules")
-    for one in sorted(set(bases.values())):
-        text = read_lock(folder / f"{one}.lock")
-        if text is None:
-            side.notes.append(f"{name}: base {one} has no committed lock: no packages")
-        else:
-            parsed = BaseLock.parse(text, str(folder / f"{one}.lock"))
-            side.sections["packages"] = side.sections.get("packages", {}) | _packages(parsed)
+        why = "its sources.lock was made for another definition" if text else "it has no sources.lock"
+        hint = f"./inv lock --version {release.version}" + (" --update" if text else "")
+        side.notes.append(f"{name}: {why} ({hint}): no modules")
+    _add_packages(side, folder, sorted(set(bases.values())))
     side.sections["deviations"] = _deviations((d.component, d.what, d.why) for d in release.deviations)
     return side
+
+
+def _add_packages(side: Side, folder: Path, bases: Iterable[str]) -> None:
+    """Packages of committed locks; of none if one is missing, since its packages would look as if they were gone."""
+    texts = {base: read_lock(folder / f"{base}.lock") for base in bases}
+    side.notes.extend(f"{side.name}: base {b} has no committed lock: no packages" for b, t in texts.items() if not t)
+    if all(texts.values()):
+        packages = side.sections.setdefault("packages", {})
+        for base, text in texts.items():
+            packages |= _packages(BaseLock.parse(text or "", str(folder / f"{base}.lock")))
 
 
 def _head(upstream: str, date: str, bases: Mapping[str, str]) -> Facts:

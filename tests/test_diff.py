@@ -193,7 +193,7 @@ def test_a_lock_of_another_definition_is_not_used(checkout: Checkout) -> None:
     checkout.write()
     side = read_side(VERSION, checkout.definitions)
     assert "modules" not in side.sections
-    assert any("is not of its definition" in note for note in side.notes)
+    assert any("sources.lock was made for another definition" in note for note in side.notes)
     assert side.sections["toolchains"] == {"go 1.21.1": {"sum": None}}
 
 
@@ -204,6 +204,18 @@ def test_a_release_that_was_not_made_is_known_by_its_definition(checkout: Checko
     assert all(not c.added and not c.changed for c in found.sections.values())
     assert {n for c in found.sections.values() for n in c.removed} == {"stand-in"}
     assert found.after.notes == [f"{VERSION} was not made here (no dist/{VERSION}): definitions and locks are compared"]
+
+
+def test_packages_are_compared_only_if_all_bases_are_locked(checkout: Checkout) -> None:
+    checkout.lock("amd64", "arm64")
+    assert len(read_side(VERSION, checkout.definitions).sections["packages"]) == 6
+    text = (checkout.root / "images/openeuler/bases/tiny.yaml").read_text()
+    checkout.put("images/openeuler/bases/other.yaml", text.replace("name: tiny", "name: other"))
+    checkout.release["bases"] = {"amd64": "tiny", "arm64": "other"}
+    checkout.write()
+    side = read_side(VERSION, checkout.definitions)
+    assert "packages" not in side.sections
+    assert f"{VERSION}: base other has no committed lock: no packages" in side.notes
 
 
 def test_real_definitions_differ_in_what_they_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

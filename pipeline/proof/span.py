@@ -79,11 +79,6 @@ def first_difference(expected: Span, found: Span) -> int | None:
     return None if expected.size == found.size else common
 
 
-def equal(expected: Span, found: Span) -> bool:
-    """Whether all bytes are equal."""
-    return expected.size == found.size and first_difference(expected, found) is None
-
-
 def around(span: Span, offset: int) -> bytes:
     """What a difference at `offset` shows of one side."""
     return span.read(offset, SHOWN)
