@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -384,3 +385,12 @@ def test_the_command_prints_json(made: Path) -> None:
     facts = json.loads(done.stdout)
     assert facts["file"]["digest"] == str(Digest.of_file(made / DIST / TARBALL))
     assert "is not defined" in facts["checkout"]["reason"]  # by the checkout that the command stands in
+
+
+def test_a_reader_who_has_seen_enough_gets_no_error(made: Path) -> None:
+    command = [sys.executable, "-m", "invoke", "explain", str(made / DIST / TARBALL)]
+    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout and running.stderr
+        running.stdout.close()
+        said = running.stderr.read()
+    assert (running.returncode, said) == (128 + signal.SIGPIPE, b"")

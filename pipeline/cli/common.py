@@ -1,5 +1,7 @@
 """What all commands share: help texts, the options of a run, and how a failure is said."""
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,9 @@ def reporting(debug: bool) -> Iterator[None]:
             raise
         print(error.render(), file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader has seen enough: `./inv explain … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the end of the process complain
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if debug:
             raise

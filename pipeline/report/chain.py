@@ -42,7 +42,7 @@ class Branch:
 
 def say_chain(facts: dict[str, Any], *, full: bool, as_json: bool) -> None:
     """The end of `inv explain`."""
-    print(json.dumps(facts, indent=2) if as_json else render_chain(facts, full=full))
+    print(json.dumps(facts, indent=2) if as_json else render_chain(facts, full=full), flush=True)
 
 
 def render_chain(facts: dict[str, Any], *, full: bool) -> str:

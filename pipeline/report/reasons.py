@@ -15,7 +15,7 @@ SHOWN = 20
 
 def say_reasons(reasons: "Reasons", *, as_json: bool) -> None:
     """The end of `inv why-rebuilt`."""
-    print(json.dumps(reasons.to_json(), indent=2) if as_json else render_reasons(reasons))
+    print(json.dumps(reasons.to_json(), indent=2) if as_json else render_reasons(reasons), flush=True)
 
 
 def render_reasons(reasons: "Reasons") -> str:
