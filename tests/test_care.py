@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import VERSION, MemoryExecutor, action, writes
+from engine import HOST, hello, run_process, second_store, small_checkout
 from test_store import DAMAGES, flip, in_namespace, replace_by_link
 
 from pipeline.base.assemble import tree_digest
@@ -327,6 +328,15 @@ def test_a_link_in_place_of_a_folder_is_never_followed(store: Store, checkout: P
     repair(store, checkout, quiet())
     assert name == "logs" or not (store.root / name).exists()
     assert files(outside) == before
+
+
+def test_after_everything_went_the_same_bytes_are_made_without_network(tmp_path: Path) -> None:
+    checkout, expected = small_checkout(tmp_path / "c"), Digest.of_bytes(hello(HOST))
+    with second_store() as root:
+        collect(Store(root), checkout, ALL, quiet(), dry_run=False)
+        assert list((root / "trees").iterdir()) == []
+        made = run_process(checkout, root, "--component", "hello", "--arch", HOST, "--offline")
+        assert made[f"build/hello/{HOST}:hello"] == str(expected)
 
 
 FULL = """
@@ -722,7 +732,8 @@ def test_people_are_told_what_the_store_holds_and_what_went(
         "build/a/amd64, used",
     ):
         assert any(words in line for line in lines), words
-    assert any("compile caches, 1 in all" in line for line in lines)
+    assert any("compile caches, 2 in all" in line for line in lines)
+    assert list((store.root / "gocache").iterdir()) == []
     assert any("more than --max-size allows: pins of known releases take 100.0 KiB; --pins" in line for line in lines)
     assert any(line.startswith("checked 2 records, 0 locks of bases, 1 files, 0 roots") for line in lines)
 

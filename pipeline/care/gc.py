@@ -138,6 +138,7 @@ def plan_gc(store: Store, items: Sequence[Item], pins: Pins, limits: Limits) -> 
         chosen.append(removal)
         over -= removal.size
     pinned -= sum(r.size for r in chosen if r.kind == "pins")
+    chosen += _emptied_caches(items, chosen)
     return Plan(chosen, before, pinned, max(over, 0))
 
 
@@ -167,6 +168,21 @@ def _whole(kind: str, item: Item) -> Removal:
 def _is_temporary(item: Item) -> bool:
     """Whether a writer that was killed left it: see `write_atomically`."""
     return item.type == "file" and Path(item.name).name.startswith(".")
+
+
+def _emptied_caches(items: Sequence[Item], chosen: Sequence[Removal]) -> list[Removal]:
+    """The compile caches that no entry is left in: what Go keeps at their top, with the folders."""
+    gone = {path for r in chosen if r.kind == "compile caches" for path in r.paths}
+    rest: dict[str, list[Item]] = {"/".join(path.split("/")[:2]): [] for path in gone}
+    for item in items:
+        cache = "/".join(item.name.split("/")[:2])
+        if item.name not in gone and cache in rest:
+            rest[cache].append(item)
+    return [
+        Removal("compile caches", cache, (cache,), sum(i.size for i in left), max((i.used for i in left), default=0.0))
+        for cache, left in rest.items()
+        if all(i.type == "file" and i.name.count("/") == 2 for i in left)
+    ]
 
 
 def _trees(items: Iterable[Item]) -> Iterator[Removal]:
