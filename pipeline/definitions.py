@@ -35,7 +35,7 @@ class Replace(Strict):
     version: str | None = None
     """Template of the version that takes its place, under the same path."""
     drop: StrictBool = False
-    """Remove the line: it guards against an import that does not happen."""
+    """Remove the line and the requirement: nothing that is compiled imports the module."""
 
     @model_validator(mode="after")
     def _one_effect(self) -> Self:

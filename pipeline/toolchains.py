@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline.definitions import ComponentChoice, Definitions, Release
 from pipeline.definitions import Toolchains as Defaults
-from pipeline.errors import DefinitionError, NetworkError
+from pipeline.errors import NetworkError
 from pipeline.sources.go import GoSources, Refusal
 from pipeline.sources.gomod import needed_go
-from pipeline.strict import read_yaml
+from pipeline.strict import MAX_FILE, read_yaml
 from pipeline.units import Unit, units_of
 from pipeline.versions import compare, numbers
 
@@ -131,12 +133,7 @@ class Toolchains:
         good, _ = self.go.download(sorted({u.module for u in core}))
         pins: dict[str, str] = {}
         for got in good:
-            try:
-                entries = read_yaml(got.folder / names["file"]).get("dependencies")
-            except DefinitionError:
-                continue  # another project's, or of another form: then there is nothing to say
-            entries = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
-            pins |= {str(e["name"]): str(e["version"]) for e in entries if {"name", "version"} <= set(e)}
+            pins |= _pinned(got.folder / names["file"])
         for component, name in names["components"].items():
             choice = self.moved.components.get(component)
             pin = pins.get(name, "").removeprefix("v")
@@ -149,8 +146,8 @@ class Toolchains:
     def _sufficient(self, name: str, choice: ComponentChoice, units: Sequence[Unit], default: str) -> ComponentChoice:
         """A changed component with a toolchain of its own where the default is older than its go.mod allows."""
         mine = [u for u in units if choice.platforms.keys().isdisjoint(u.arches) and u.module in self._answers]
-        self.notes += [f"{name}: {u.module} cannot be asked for: {self.refusals[u.module]}"
-                       for u in mine if u.module in self.refusals]  # fmt: skip
+        for module in sorted({u.module for u in mine} & set(self.refusals)):
+            self.notes.append("; ".join([f"{name}: {self.refusals[module]}", *filter(None, [self.go.near(module)])]))
         need = max((self.needs[u.module] for u in mine if u.module in self.needs), key=numbers, default=default)
         if compare(default, need) >= 0:
             return choice
@@ -180,6 +177,19 @@ class Toolchains:
 
     def _module(self, go: str) -> str:
         return f"{MODULE}@v0.0.1-go{go}.linux-{self.host}"
+
+
+def _pinned(file: Path) -> dict[str, str]:
+    """Name to version of a list of dependencies; empty if the file is missing or of another form.
+
+    All of it is read as text: 3.10 is not 3.1.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = yaml.load(stream.read(MAX_FILE), Loader=yaml.BaseLoader)  # noqa: S506 - text only
+        return {e["name"]: e["version"] for e in data["dependencies"] if isinstance(e.get("version"), str)}
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _minor(go: str) -> str:

@@ -37,7 +37,7 @@ from pipeline.model import Module, escape_module
 from pipeline.sources import go as module
 from pipeline.sources.given import add_given_modules
 from pipeline.sources.go import GoSources, hash_tree
-from pipeline.sources.gomod import local_replaces, read_sums, rewrite_replaces
+from pipeline.sources.gomod import local_replaces, needed_go, read_sums, rewrite_replaces
 from pipeline.store import Store, remove_tree
 
 TOML = Module("github.com/BurntSushi/toml", "v0.3.1", "h1:WXkYYl6Yr3qBf1K79EBnL4mak0OimBfB0XUf9Vl28OQ=")
@@ -596,6 +596,37 @@ def test_a_rewritten_go_mod_is_one_for_go() -> None:
         ({"Path": "b", "Version": "v1.0.0"}, {"Path": "b", "Version": "v0.9.0"}),
         ({"Path": "d"}, {"Path": "d", "Version": "v0.9.0"}),
     ]
+
+
+def test_what_is_dropped_is_not_required_either() -> None:
+    text = (
+        "module x\n\nrequire a v0.0.0 // indirect\nrequire (\n\tb v0.0.0\n\ta/b v1.0.0\n)\n"
+        "replace (\n\ta => ./a\n\tb => ./b\n)\nexclude b v0.0.0\n"
+    )
+    made = rewrite_replaces(text, [("a", None), ("b", "v1.0.0")], "w")
+    assert [line for line in text.splitlines() if line not in made.splitlines()] == [
+        "require a v0.0.0 // indirect",
+        "\ta => ./a",
+        "\tb => ./b",
+    ]
+    with shared_store().workspace() as work:
+        (work / "go.mod").write_text(made)
+        subprocess.run(["go", "mod", "edit", "-json"], cwd=work, capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("module x\n\ngo 1.24.0\n\ntoolchain go1.24.3\n", "1.24.3"),
+        ("module x\ngo 1.25\ntoolchain go1.24.3\n", "1.25"),
+        ("go 1.24rc1\n", "1.24"),
+        ("go 1.22.0 // because\r\ntoolchain default\r\n", "1.22.0"),
+        ("module x\n", "1.16"),
+        ("//go 1.99\nrequire go 1.98\n", "1.16"),
+    ],
+)
+def test_a_go_mod_says_which_go_it_needs(text: str, asked: str) -> None:
+    assert needed_go(text) == asked
 
 
 def test_a_local_replacement_without_a_rule_is_an_error_that_names_it() -> None:

@@ -26,7 +26,7 @@ from pipeline.store import Store, remove_tree
 
 MINIMUM = (1, 21)
 """The oldest host Go: the first that can fetch toolchains as modules."""
-_REFUSED = re.compile(r"(\S+@\S+): reading (https?://\S+): ([45][0-9]{2} [A-Z][A-Za-z ]*)")
+_REFUSED = re.compile(r"([^\s()]+@[^\s()]+?)\)?: reading (https?://\S+): ([45][0-9]{2} [A-Z][A-Za-z ]*)")
 """How go says that a module proxy refuses a module."""
 KEPT = ("PATH", "HOME", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 KEPT_PREFIXES = ("SSL_CERT_", "GIT_", "NETRC")

@@ -80,15 +80,18 @@ def rewrite_replaces(
     """go.mod with each local replacement rewritten by the first rule (module pattern, version or None to drop).
 
     One that no rule speaks of stays if its directory is a module inside `tree`, the whole repository. Otherwise it
-    raises DefinitionError: the directory is not in the source (a module zip never has it).
+    raises DefinitionError: the directory is not in the source (a module zip never has it). What is dropped is no
+    longer required either: without its replacement there is no such version.
     """
     lines = go_mod.splitlines()
+    dropped: set[str] = set()
     for found in local_replaces(go_mod):
         for pattern, version in rules:
             if found.path == pattern or (pattern.endswith("*") and found.path.startswith(pattern[:-1])):
                 left = f"{found.path} {found.version}".rstrip()
                 text = f"{left} => {found.path} {version}"
                 lines[found.line] = f"{'replace ' if found.single else chr(9)}{text}" if version else ""
+                dropped |= set() if version else {found.path}
                 break
         else:
             if tree and _has_module(tree, found.target):
@@ -98,7 +101,16 @@ def rewrite_replaces(
                 "which the source does not have",
                 "add a rule under source.replace of its component.yaml, or choose a version without that line",
             )
-    return "\n".join(lines) + "\n"
+    return "\n".join("" if _required(line) in dropped else line for line in lines) + "\n"
+
+
+def _required(line: str) -> str:
+    """The module that a line requires, empty if it is another line."""
+    tokens = [_unquote(t) for t in _TOKEN.findall(line) if not t.startswith("//")]
+    match tokens[1:] if tokens[:1] == ["require"] else tokens:
+        case [path, version] if version.startswith("v"):
+            return path
+    return ""
 
 
 def _has_module(tree: Path, directory: str) -> bool:
