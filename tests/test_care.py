@@ -324,9 +324,9 @@ def test_a_link_in_place_of_a_folder_is_never_followed(store: Store, checkout: P
     before = files(outside)
     with pytest.raises(StoreError, match="is a link"):
         gc(store, checkout)
-    assert name == "logs" or [d.paths for d in verify(store, checkout, quiet()).damages] == [(name,)]
+    assert [d.paths for d in verify(store, checkout, quiet()).damages] == [(name,)]
     repair(store, checkout, quiet())
-    assert name == "logs" or not (store.root / name).exists()
+    assert not (store.root / name).exists()
     assert files(outside) == before
 
 
@@ -623,7 +623,7 @@ def test_who_is_killed_leaves_a_usable_store(tmp_path: Path, checkout: Path, wha
     root, names = tmp_path / "store", [f"n{i}" for i in range(8)]
     made = fill(root, names, hurt=False)
     stopped = set()
-    for left in (8, 7, 4, 2, 0):
+    for left in (7, 4, 1):
         fill(root, names, hurt=what == "repair")
         with start(root, KILLED, str(checkout), what) as killed:
             assert killed.stdout is not None
@@ -725,7 +725,7 @@ def test_people_are_told_what_the_store_holds_and_what_went(
     say_verify(store, checkout, told, as_json=False)
     assert isinstance(told.stream, StringIO)
     lines = told.stream.getvalue().splitlines()
-    assert lines[0].startswith(f"{store.root}: ")
+    assert "free on its disk" in lines[1]
     for words in (
         "gocache/go1",
         "./inv gc would free 0 B; pins of known releases take 100.0 KiB",

@@ -19,13 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pipeline.care.inventory import Item, take_inventory
+from pipeline.care.inventory import Item, record_of, take_inventory
 from pipeline.care.pins import Pins, read_pins
 from pipeline.care.removal import remove, sweep_trash
 from pipeline.definitions import parse_size
 from pipeline.errors import StoreError, UsageError
 from pipeline.report.progress import Progress, size
-from pipeline.store import ABANDONED, Record, Store, read_record
+from pipeline.store import ABANDONED, Record, Store
 
 ORDER = ("leftovers", "logs", "trees", "compile caches", "unreferenced", "records", "pins")
 EXTRACTED = re.compile(r"gomod/(?!cache/)(?P<path>[^@]+)@(?P<version>[^@/]+)")
@@ -104,6 +104,7 @@ def collect(store: Store, checkout: Path, limits: Limits, progress: Progress, *,
 
     A dry run only tells, whoever uses the store.
     """
+    progress.step(f"looking through {store.root}")
     if dry_run:
         return plan_gc(store, take_inventory(store), read_pins(checkout, store), limits)
     with store.alone():
@@ -121,7 +122,9 @@ def collect(store: Store, checkout: Path, limits: Limits, progress: Progress, *,
 def plan_gc(store: Store, items: Sequence[Item], pins: Pins, limits: Limits) -> Plan:
     """What would go. Reads records; changes nothing."""
     if linked := [i.name for i in items if i.type == "link" and i.kind != "other" and "/" not in i.name]:
-        raise StoreError(f"{store.root / linked[0]} is a link; links in the store are not followed", "remove it")
+        raise StoreError(
+            f"{store.root / linked[0]} is a link; links in the store are not followed", "./inv store repair"
+        )
     candidates = sorted(_candidates(store, items, pins), key=lambda r: (ORDER.index(r.kind), r.used, r.paths[0]))
     chosen: list[Removal] = []
     left: list[Removal] = []
@@ -236,7 +239,7 @@ def _records(store: Store, items: Sequence[Item], blobs: Mapping[str, Item], pin
     actions = set()
     for item in sorted(items, key=lambda i: (i.used, i.name), reverse=True):
         if item.name.startswith("records/") and not _is_temporary(item):
-            record = read_record(store.root / item.name)
+            record = record_of(store, item)
             parts = [item, *(free.pop(h) for h in _files_of(record) if h in free)]
             name = record.name if record else item.name
             actions.add(name.replace("/", "_"))

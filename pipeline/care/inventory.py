@@ -6,10 +6,12 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.store import Store
+from pipeline.store import Record, Store, read_record
 
 BLOCK = 512
 """Bytes of a block as `st_blocks` counts them, whatever the file system's own are (POSIX)."""
+MAX_RECORD = 64 << 20
+"""Bytes of a record that is read."""
 KINDS = {
     "blobs": "blobs",
     "records": "records",
@@ -69,6 +71,11 @@ class Total:
 def take_inventory(store: Store) -> list[Item]:
     """Everything below the store's folder. What vanishes meanwhile, or may not be read, is not counted."""
     return list(_Inventory(str(store.root)).items())
+
+
+def record_of(store: Store, item: Item) -> Record | None:
+    """The record that an item is; None if it is damaged, or no plain file of a record's size."""
+    return read_record(store.root / item.name) if item.type == "file" and item.length <= MAX_RECORD else None
 
 
 def totals(items: list[Item]) -> list[Total]:

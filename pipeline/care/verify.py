@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline.care.inventory import Item, take_inventory
+from pipeline.care.inventory import Item, record_of, take_inventory
 from pipeline.care.pins import read_sources_pins
 from pipeline.care.removal import remove, sweep_trash
 from pipeline.errors import DefinitionError, StoreError
@@ -20,10 +20,8 @@ from pipeline.model import Digest, Module
 from pipeline.report.progress import Progress, duration, size
 from pipeline.roots import is_intact
 from pipeline.sources.go import hash_tree
-from pipeline.store import Record, Store, read_record
+from pipeline.store import Record, Store
 
-MAX_RECORD = 64 << 20
-"""Bytes of a record that is read."""
 SAID = 10.0
 """Seconds between lines that say how far a verification is."""
 SHOWN = 20
@@ -129,7 +127,8 @@ def _run(checks: Sequence[_Check], progress: Progress) -> list[Damage]:
 def _misplaced(items: Sequence[Item]) -> Iterator[Damage]:
     """Links and other things that are no files, where the store has files and folders of its own."""
     for item in items:
-        if item.type not in ("file", "folder") and item.kind not in ("other", "tmp", "logs"):
+        free = item.kind == "other" or (item.kind in ("tmp", "logs") and "/" in item.name)  # anybody may leave anything
+        if item.type not in ("file", "folder") and not free:
             form = "a link, which is not followed" if item.type == "link" else "neither file nor folder"
             yield Damage(f"{item.kind} {item.name}", form, (item.name,))
 
@@ -140,7 +139,7 @@ def _read_records(store: Store, items: Sequence[Item], report: Report) -> dict[s
     names = [i for i in items if not Path(i.name).name.startswith(".")]
     report.checked["records"] = len(names)
     for item in names:
-        record = read_record(store.root / item.name) if item.type == "file" and item.length <= MAX_RECORD else None
+        record = record_of(store, item)
         if record is None:
             if (store.root / item.name).exists():  # else a run replaced it
                 report.damages.append(Damage(f"record {item.name}", "it is damaged", (item.name,)))

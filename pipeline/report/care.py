@@ -22,6 +22,7 @@ AGAIN = "the next ./inv release makes or fetches it again"
 
 def say_status(store: Store, checkout: Path, progress: Progress, *, as_json: bool) -> None:
     """`inv store status`."""
+    progress.step(f"looking through {store.root}")
     items = take_inventory(store)
     found, free = totals(items), shutil.disk_usage(store.root).free
     gc = _describe_gc(store, checkout, items)
@@ -36,7 +37,7 @@ def say_status(store: Store, checkout: Path, progress: Progress, *, as_json: boo
         }
         print(json.dumps(facts, indent=2))
         return
-    progress.say(f"{store.root}: {size(sum(t.size for t in found))}; {size(free)} are free on its disk")
+    progress.say(f"{size(sum(t.size for t in found))} are in it, {size(free)} are free on its disk")
     for total in found:
         progress.say(_line(total))
     if "error" in gc:
