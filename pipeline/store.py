@@ -355,9 +355,10 @@ def _render(record: Record) -> bytes:
 
 
 def read_record(path: Path) -> Record | None:
-    """The record in a file; None if there is none or it is damaged."""
+    """The record in a file; None if there is none or it is damaged. A link is not followed."""
     try:
-        return Record.from_json(json.loads(path.read_bytes()))
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
+            return Record.from_json(json.loads(file.read()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PipelineError):
         return None
 
