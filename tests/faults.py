@@ -222,7 +222,7 @@ class Place:
             "lock": [self.store / "locks-of-bases", self.checkout / "releases" / SMALL / "sources.lock"],
             "fetch": [self.store / "gomod" / "fetched", *(self.store / "blobs" / "sha256").iterdir()],
             "assemble": list((self.store / "trees").iterdir()),
-            "publish": [self.checkout / "dist"],
+            "publish": [self.dist],
         }
         names = {"build": ("build/", "notices/"), "check": ("check/",), "pack": ("tarball/",)}
         return found.get(stage) or [p for p, name in records if name.startswith(names[stage])]
@@ -263,26 +263,22 @@ def fill(folder: Path, *, free: int) -> Path:
     return filler
 
 
-def run_full(place: Place, stage: str, free: Sequence[int], folder: Path) -> list[dict[str, Any]]:
-    """Run a stage with `free` bytes left on the file system of `folder`, and once more with enough; what came of it."""
-    pipeline.release.refuse_small_disk = lambda *_: None  # it would say so before anything runs
-    place.run()
-    expected, found = place.made(), []
-    for count in free:
-        place.undo(stage)
-        filler = fill(folder, free=count)
-        error: BaseException | None = None
-        try:
-            place.run()
-        except Exception as fault:
-            error = fault
-        filler.unlink()
-        before = place.dist.exists()
+def run_full(place: Place, stage: str, free: int) -> dict[str, Any]:
+    """Run a stage with `free` bytes left on its disk, and once more with enough; what came of it."""
+    before = place.made()
+    place.undo(stage)
+    filler = fill(place.dist.parent if stage == "publish" else place.store, free=free)
+    error: BaseException | None = None
+    try:
         place.run()
-        facts = {"free": count, "published": before, "same": place.made() == expected}
-        text = {"reason": getattr(error, "reason", repr(error)), "hint": getattr(error, "hint", "")}
-        found.append({**facts, "kind": type(error).__name__, **text})
-    return found
+    except Exception as fault:
+        error = fault
+    filler.unlink()
+    published = (place.dist / "release.json").exists()
+    place.run()
+    text = {"reason": getattr(error, "reason", repr(error)), "hint": getattr(error, "hint", "")}
+    kind = {"kind": type(error).__name__, "published": published, "same": place.made() == before}
+    return {"stage": stage, "free": free, **kind, **text}
 
 
 def main() -> None:
@@ -291,13 +287,14 @@ def main() -> None:
     for name in ("store", "checkout", "mirror"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--component", action="append", default=[])
-    parser.add_argument("--full", help="a stage that is to meet a full disk")
-    parser.add_argument("--free", action="append", type=int, default=[])
-    parser.add_argument("--folder", type=Path, help="whose file system is full")
+    parser.add_argument("--full", action="append", help="STAGE=BYTES: a stage that meets a disk with so much free")
     asked = parser.parse_args()
     place = Place(Path(asked.store), Path(asked.checkout), asked.mirror)
     if asked.full:
-        json.dump(run_full(place, asked.full, asked.free, asked.folder), sys.stdout)
+        pipeline.release.refuse_small_disk = lambda *_: None  # it would say so before anything runs
+        place.run()
+        met = [run_full(place, stage, int(free)) for stage, _, free in (f.partition("=") for f in asked.full)]
+        json.dump({"expected": place.made(), "met": met}, sys.stdout)
         return
     context = make_context(
         place.checkout, Store(place.store), components=tuple(asked.component), mirrors={TINY: asked.mirror}
