@@ -85,9 +85,11 @@ def put(path: Path, text: str = BIG) -> Path:
     return path
 
 
-def plant_root(store: Store, name: str) -> Path:
+def plant_root(store: Store, name: str, files: int = 0) -> Path:
     """A root with its stamp, as `Roots` leaves it."""
     tree = store.root / "trees" / Digest.of_bytes(name.encode()).hex
+    for number in range(files):
+        put(tree / "etc" / str(number), "")
     put(tree / "usr" / "bin" / "sh")
     (tree / "bin").symlink_to("usr/bin")
     tree.with_suffix(".digest").write_text(str(tree_digest(tree)))
@@ -611,7 +613,7 @@ def fill(root: Path, names: Sequence[str], *, hurt: bool) -> dict[str, dict[str,
     made = build(scheduler, *names)
     for name in names:
         remove_tree(store.root / "trees" / Digest.of_bytes(name.encode()).hex)
-        tree = plant_root(store, name)
+        tree = plant_root(store, name, files=300)
         if hurt:
             change_content(tree)
             flip(store.blob(made.outputs[f"build/{name}/amd64"]["file"].digest))
