@@ -30,7 +30,8 @@ RESERVE = 1 << 30
 """Bytes that stay free."""
 MAX_MODS = 256 << 20
 """Bytes of all go.mod files, which are kept in memory until the end; a release has 2 MiB."""
-LOCKS, MODULES, LICENCES = "locks/", "modules/", "licences/"
+MODULES, LICENCES = "modules/", "licences/"
+KNOWN = (LICENCES, "locks/", MODULES, "packages/", "snapshots/")
 
 
 def fetch_from_bundle(path: Path, context: Context) -> None:
@@ -191,6 +192,8 @@ class _Import:
     def _take(self, member: Member, content: Content) -> None:
         """Check one member and put it in its place."""
         name = member.name
+        if not name.startswith(KNOWN):
+            raise SourceError(f"{self.what}: it has a member that no lock names: {name}")
         pin = None if name.startswith(LICENCES) or self._is_base_lock(name) else self.pins.get(name)
         limit = (
             pin.size if isinstance(pin, Package | Snapshot) else 2 * MAX_ZIP if isinstance(pin, Module) else MAX_TEXT
@@ -257,7 +260,9 @@ class _Import:
                     f"{self.what}: member {MODULES}{name}: no go.sum of the release names a go.mod like it"
                 )
         for name, data in self.mods.items():
-            write_atomically(self.store.gomod / "cache" / "download" / name, data)
+            place = self.store.gomod / "cache" / "download" / name
+            if not place.is_file() or place.read_bytes() != data:
+                write_atomically(place, data)
         for base in {b.name: b for b in self.scope.bases.values()}.values():
             path = base_lock_path(base, self.context.options.version, self.context.definitions, self.store)
             write_base_lock(path, self.scope.base_locks[base.name], self.context.progress)

@@ -63,14 +63,17 @@ def make_bundle(context: Context, target: Path | None) -> Path:
     target = target or context.dist / FILE
     if target.is_dir():
         target /= FILE
-    with context.store.exclusive(f"bundle-{Digest.of_bytes(os.fsencode(target)).hex}"):
-        made = write_bundle(context, target)
+    try:
+        with context.store.exclusive(f"bundle-{Digest.of_bytes(os.fsencode(target)).hex}"):
+            made = write_bundle(context, target)
+    except OSError as error:
+        raise store_error(error, target) from error
     context.progress.say(f"{target}: {size(made.size)}, {made.digest}")
     return target
 
 
 def write_bundle(context: Context, target: Path) -> Output:
-    """Write what is in the store to `target`, beside it first. Raises SourceError, StoreError."""
+    """Write what is in the store to `target`, beside it first. Raises SourceError, StoreError, OSError."""
     context.progress.step(f"packing the sources of {context.options.version}")
     parts = sorted(_parts(context), key=lambda p: p.member.name)
     index = Index(
@@ -95,8 +98,6 @@ def write_bundle(context: Context, target: Path) -> Output:
             os.fsync(file.fileno())
         made = Output(Digest.of_file(partial), partial.stat().st_size)
         partial.rename(target)
-    except OSError as error:
-        raise store_error(error, target) from error
     finally:
         partial.unlink(missing_ok=True)
     return made
