@@ -30,7 +30,7 @@ RESERVE = 1 << 30
 """Bytes that stay free."""
 MAX_MODS = 256 << 20
 """Bytes of all go.mod files, which are kept in memory until the end; a release has 2 MiB."""
-MODULES, LICENCES = "modules/", "licences/"
+MODULES, LICENCES, BASE_LOCKS = "modules/", "licences/", "locks/bases/"
 KNOWN = (LICENCES, "locks/", MODULES, "packages/", "snapshots/")
 
 
@@ -194,7 +194,7 @@ class _Import:
         name = member.name
         if not name.startswith(KNOWN):
             raise SourceError(f"{self.what}: it has a member that no lock names: {name}")
-        pin = None if name.startswith(LICENCES) or self._is_base_lock(name) else self.pins.get(name)
+        pin = None if name.startswith((LICENCES, BASE_LOCKS)) else self.pins.get(name)
         limit = (
             pin.size if isinstance(pin, Package | Snapshot) else 2 * MAX_ZIP if isinstance(pin, Module) else MAX_TEXT
         )
@@ -208,7 +208,7 @@ class _Import:
             return
         text = _text(content)
         self._compare(member, content.finish())
-        if self._is_base_lock(name):
+        if name.startswith(BASE_LOCKS):
             self.locks[name] = text
         elif isinstance(pin, bytes) and text != pin:
             raise SourceError(
@@ -219,9 +219,6 @@ class _Import:
             self.mods[name.removeprefix(MODULES)] = text
             if sum(map(len, self.mods.values())) > MAX_MODS:
                 raise SourceError(f"{self.what}: more than {MAX_MODS} bytes of go.mod files")
-
-    def _is_base_lock(self, name: str) -> bool:
-        return name in {base_lock_name(b) for b in self.index.bases.values()}
 
     def _compare(self, member: Member, found: Digest) -> None:
         if str(found) != member.digest:
