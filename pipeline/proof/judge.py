@@ -106,8 +106,10 @@ def _binaries(candidate: Candidate, attempt: Attempt, context: Context, at_hand:
         if expected != found:
             mine = attempt.store.use(output.digest) if output else None
             theirs = at_hand(Digest.parse(expected)) if expected else None
-            both = compare(theirs, mine, full) if mine and theirs else [_by_digest(full, expected, found)]
-            differences = tuple(both)
+            if mine and theirs:
+                differences = _compare(theirs, mine, full, context)
+            else:
+                differences = (_by_digest(full, expected, found),)
         judged.append(Judged(full, "binary", f"linux/{arch}", expected, found, action, differences))
     return judged
 
@@ -132,10 +134,15 @@ def _files(candidate: Candidate, attempt: Attempt, context: Context) -> list[Jud
         differences: tuple[Difference, ...] = ()
         if expected != found:
             both = expected and found
-            differences = tuple(compare(theirs, mine, name) if both else [_by_digest(name, expected, found)])
+            differences = _compare(theirs, mine, name, context) if both else (_by_digest(name, expected, found),)
         platform = of.get(name, ALL)
         judged.append(Judged(name, kind_of(name), platform, expected, found, makers.get(name), differences))
     return judged
+
+
+def _compare(theirs: Path, mine: Path, name: str, context: Context) -> tuple[Difference, ...]:
+    with context.store.workspace() as work:
+        return tuple(compare(theirs, mine, name, work=work))
 
 
 def _by_digest(name: str, expected: str | None, found: str | None) -> Difference:

@@ -102,11 +102,12 @@ class Prover:
         if not (checkout / "pipeline").exists():  # a checkout of definitions only
             here = Path(__file__).parent.parent
             shutil.copytree(here, checkout / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+        blobs = Store(store)
         for pin in sorted(self._pins()):
             source = context.store.use(pin)
             if source is None:
                 raise HostError(f"{pin} vanished from the store", "run the same command again")
-            target = Store(store).blob(pin)
+            target = blobs.blob(pin)
             target.parent.mkdir(exist_ok=True)
             _link(source, target)
         for name, text in self.locks.items():
