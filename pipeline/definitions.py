@@ -6,6 +6,7 @@ between versions of a component is a `ranges` entry in its file; nothing here kn
 
 import re
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -281,6 +282,7 @@ class Definitions:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._components: dict[tuple[str, str], Component] = {}
+        self._component_data = cache(lambda name: read_yaml(self._component_file(name)))  # YAML is slow to parse
 
     def release(self, version: str) -> Release:
         """The release called `version`, with every component and base it names known to exist."""
@@ -302,8 +304,7 @@ class Definitions:
                 raise DefinitionError(
                     f"{path}: key components.{name}: unknown component; {file.relative_to(self.root)} does not exist"
                 )
-            source = read_yaml(file).get("source")
-            tree = isinstance(source, dict) and "tree" in source
+            tree = isinstance(source := self._component_data(name).get("source"), dict) and "tree" in source
             if tree == (choice.version is not None):
                 raise DefinitionError(
                     f"{path}: key components.{name}: "
@@ -331,7 +332,7 @@ class Definitions:
 
     def _read_component(self, name: str, version: str) -> Component:
         path = self._component_file(name)
-        data = read_yaml(path)
+        data = dict(self._component_data(name))
         ranges = data.pop("ranges", [])
         if not isinstance(ranges, list) or not all(isinstance(r, dict) for r in ranges):
             raise DefinitionError(f"{path}: key ranges: expected a list of mappings")
