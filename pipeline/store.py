@@ -98,7 +98,7 @@ class Store:
         self.root = root
         self._checked: dict[Digest, tuple[int, ...]] = {}
         try:
-            for name in ("blobs/sha256", "records", "history", "trees", "gomod", "gocache", "locks", "tmp"):
+            for name in ("blobs/sha256", "records", "history", "trees", "gomod", "gocache", "locks", "runs", "tmp"):
                 (root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise store_error(error, root) from error

@@ -21,6 +21,7 @@ KINDS = {
     "gocache": "gocache",
     "given": "given",
     "logs": "logs",
+    "runs": "logs",
     "tmp": "tmp",
     "locks": "locks",
     "locks-of-bases": "locks of bases",

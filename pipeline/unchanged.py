@@ -1,0 +1,101 @@
+"""A run with nothing to do, told by the content of everything that a run reads: no plan is made for it.
+
+What a finished run read is one digest, over the bytes of definitions, locks, sources and code; what it made is a list
+of digests. If the first is the same and the second is still there, so is the result.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.engine import code_digest
+from pipeline.errors import PipelineError
+from pipeline.graph import canonical
+from pipeline.lock import write_atomically
+from pipeline.model import Digest, RootedPath
+from pipeline.process import run
+from pipeline.store import Output, Store, store_error, touch
+
+if TYPE_CHECKING:
+    from pipeline.context import Context
+    from pipeline.scheduler import Result
+
+READ = ("components", "images", "install")
+"""Folders of a checkout that every release reads, besides its own below releases/."""
+
+
+def recall(context: "Context", subject: Digest) -> int | None:
+    """The number of actions whose results stand in the store and in dist, if a run would change nothing; else None.
+
+    `subject` is what `read_all` gave for the run.
+    """
+    try:
+        seen = json.loads(_path(context.store, subject).read_bytes())
+        outputs = [Output(Digest.parse(d), int(s)) for d, s in seen["outputs"]]
+        records = [context.store.root / "records" / f"{Digest(key).hex}.json" for key in seen["records"]]
+        published = {RootedPath.parse(name).under(context.dist): digest for name, digest in seen["dist"].items()}
+        if not all(context.store.has(o.digest, o.size) for o in outputs) or not all(p.exists() for p in records):
+            return None
+        if any(p.is_symlink() or str(Digest.of_file(p)) != digest for p, digest in published.items()):
+            return None
+        for path in records:  # they were used, as if each had been looked at
+            touch(path)
+        return len(records)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, PipelineError):
+        return None
+
+
+def note(context: "Context", subject: Digest, result: "Result") -> None:
+    """Remember that a run of everything the options ask for has succeeded. Raises StoreError.
+
+    Nothing is noted if what the run read was changed meanwhile, by somebody or by the run itself, which may lock.
+    """
+    if read_all(context) != subject:
+        return
+    made = {(str(o.digest), o.size) for outputs in result.outputs.values() for o in outputs.values()}
+    manifest = context.dist / "release.json"
+    published = {a["name"]: a["digest"] for a in json.loads(manifest.read_bytes())["artifacts"]}
+    facts = {
+        "outputs": sorted(made),
+        "dist": {**published, manifest.name: str(Digest.of_file(manifest))},
+        "records": sorted(Digest.of_bytes(canonical(r.parts)).hex for r in result.records.values()),
+    }
+    path = _path(context.store, subject)
+    try:
+        write_atomically(path, json.dumps(facts).encode())
+    except OSError as error:
+        raise store_error(error, path) from error
+
+
+def _path(store: Store, subject: Digest) -> Path:
+    return store.root / "runs" / f"{subject.hex}.json"
+
+
+def read_all(context: "Context") -> Digest:
+    """Over everything that decides what a run makes and where. Raises OSError."""
+    options = context.options
+    asked: Mapping[str, Any] = {
+        "version": options.version,
+        "base": options.base,
+        "arches": list(options.arches),
+        "dist": str(context.dist),
+        "machine": os.uname().machine,
+    }
+    total = hashlib.sha256(canonical(asked) + str(code_digest(".")).encode())
+    for path in _files(context):
+        total.update(f"{Digest.of_file(path)} {os.stat(path).st_mode & 0o100} {path}\n".encode())
+    if (context.checkout / ".git").exists():  # which files count as sources, besides what is in them
+        tracked = ["git", "-C", str(context.checkout), "ls-files", "-z", "--", "components", "install"]
+        total.update(run(tracked).stdout)
+    return Digest(total.hexdigest())
+
+
+def _files(context: "Context") -> Iterator[Path]:
+    folders = [context.checkout / name for name in (*READ, f"releases/{context.options.version}")]
+    for folder in [*folders, context.store.root / "locks-of-bases"]:
+        for parent, names, files in os.walk(folder):
+            names.sort()
+            yield from (Path(parent, name) for name in sorted(files))
