@@ -25,6 +25,10 @@ class CommandFailed(PipelineError):
         self.output = output
 
 
+class TimedOut(HostError):
+    """A host program was still running after its time, and was ended."""
+
+
 def run(
     command: Sequence[str],
     *,
@@ -37,8 +41,8 @@ def run(
     """Run `command` to its end and return what it printed.
 
     `env` replaces the whole environment; None keeps the caller's. Raises CommandFailed unless `check` is false,
-    HostError if the program does not exist or does not end within `timeout` seconds, StoreError if it says that the
-    disk is full, also where `check` is false.
+    HostError if the program does not exist, TimedOut if it does not end within `timeout` seconds, StoreError if it
+    says that the disk is full, also where `check` is false.
     """
     try:
         done = subprocess.run(
@@ -51,7 +55,7 @@ def run(
     except OSError as error:
         raise HostError(f"`{shlex.join(command)[:300]}` cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired:
-        raise HostError(f"`{shlex.join(command)[:300]}` did not end within {timeout:.0f} s") from None
+        raise TimedOut(f"`{shlex.join(command)[:300]}` did not end within {timeout:.0f} s") from None
     output = done.stderr + done.stdout if done.returncode else b""
     if full := DISK_FULL.search(output):
         line = output[output.rfind(b"\n", 0, full.start()) + 1 : full.end()].decode(errors="replace").strip()

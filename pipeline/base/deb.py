@@ -329,10 +329,14 @@ def _take(apt: _Apt, package: Package, deliver: Deliver) -> str:
         real = file.resolve()
         file.unlink()
         shutil.copyfile(real, file)
+    said = (apt.state / "problem").read_text()
     if not file.exists():
-        return (apt.state / "problem").read_text() or "not served"
+        return said or "not served"
     if file.stat().st_size != package.size or Digest.of_file(file) != package.digest:
+        came = file.stat().st_size
         file.unlink()
+        if came < package.size and said and "mismatch" not in said.lower():  # a transfer that broke
+            return f"{said}; {came} of {package.size} bytes came"
         return f"hash or size mismatch: expected {package.digest}, {package.size} bytes"
     deliver(package, file)
     return ""

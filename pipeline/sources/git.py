@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.errors import NetworkError, SourceError
 from pipeline.extract import resolve_inside
 from pipeline.model import RootedPath
-from pipeline.process import CommandFailed, find_program, run
+from pipeline.process import CommandFailed, TimedOut, find_program, run
 
 MAX_PACK = 2 << 30
 """Bytes of the pack that a server sends for one commit."""
@@ -29,6 +29,8 @@ KEPT_SETTINGS = ("http.proxy", "http.sslCAInfo")
 """The settings of the host's git that decide how to reach an origin, and nothing about its content."""
 SETTINGS = (
     "transfer.fsckObjects=true",
+    "http.lowSpeedLimit=100",  # bytes per second, for so many seconds: a server that stalls is not waited for
+    "http.lowSpeedTime=60",
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "fetch.recurseSubmodules=false",
@@ -115,7 +117,10 @@ class _Git:
         # The pack is one file, and the limit of the shell is on files: its unit is 512 or 1024 bytes.
         limited = ["sh", "-c", f'ulimit -f {MAX_PACK // 512} && exec "$@"', "sh", *self._command]
         fetch = ["fetch", "--quiet", "--depth=1", "--no-tags", "--", self._url, f"refs/tags/{tag}:refs/tags/{tag}"]
-        done = run([*limited, *fetch], env=self._environment, check=False, timeout=FETCH_SECONDS)
+        try:
+            done = run([*limited, *fetch], env=self._environment, check=False, timeout=FETCH_SECONDS)
+        except TimedOut as error:
+            raise NetworkError(f"{self._url}: tag {tag} did not come within {FETCH_SECONDS} s") from error
         if done.returncode == 0:
             return
         said = " ".join(done.stderr.decode(errors="replace").split())[-600:] or f"status {done.returncode}"

@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline.errors import HostError, NetworkError, SourceError
 from pipeline.model import Module, escape_module
-from pipeline.process import run
+from pipeline.process import TimedOut, run
 from pipeline.store import Store, remove_tree
 
 MINIMUM = (1, 21)
@@ -32,6 +32,8 @@ KEPT = ("PATH", "HOME", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http
 KEPT_PREFIXES = ("SSL_CERT_", "GIT_", "NETRC")
 NEAR = 8
 """How many other versions an error names."""
+DOWNLOAD_SECONDS = 3600
+"""How long one call may fetch modules: `go` itself waits for ever for an origin that has stalled."""
 PROBE_SECONDS = 60
 """How long an origin may take to say whether it has a module."""
 
@@ -124,15 +126,20 @@ class GoSources:
     def download(self, modules: Sequence[str]) -> tuple[list[Downloaded], list[Refusal]]:
         """Fetch `path@version` each, checked against the checksum database.
 
-        Raises SourceError if an origin serves other bytes than the database knows: that is no matter of reaching it.
+        Raises SourceError if an origin serves other bytes than the database knows: that is no matter of reaching it;
+        NetworkError if `go` gets no answer, or not to its end.
         """
         with self.store.workspace() as empty:
-            done = run(
-                [self.program, "mod", "download", "-json", *modules],
-                env=self.environment(GOFLAGS="-modcacherw"),
-                cwd=empty,
-                check=False,
-            )
+            command = [self.program, "mod", "download", "-json", *modules]
+            env = self.environment(GOFLAGS="-modcacherw")
+            try:
+                done = run(command, env=env, cwd=empty, check=False, timeout=DOWNLOAD_SECONDS)
+            except TimedOut as error:
+                raise NetworkError(
+                    f"{len(modules)} modules ({modules[0]} …) did not come within {DOWNLOAD_SECONDS} s: "
+                    "their origin may have stalled",
+                    "run the same command again, what came is kept; or use another origin (GOPROXY of this host)",
+                ) from error
         try:
             entries = list(_json_stream(done.stdout.decode()))
         except ValueError:
@@ -170,7 +177,7 @@ class GoSources:
                 command = [self.program, "list", "-m", "-json", *flags, module]
                 try:
                     done = run(command, env=env, cwd=empty, check=False, timeout=PROBE_SECONDS)
-                except HostError:
+                except TimedOut:
                     return Refusal(module, f"no answer within {PROBE_SECONDS} s")
                 if done.returncode:
                     return Refusal(module, _answer(done.stderr))
