@@ -14,12 +14,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from ssl import SSLContext
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import yaml
 from engine import (
@@ -228,23 +232,115 @@ class Place:
         return found.get(stage) or [p for p, name in records if name.startswith(names[stage])]
 
     def sandboxed(self) -> list[int]:
-        """Processes of sandboxes on this store: bubblewrap itself, and all that see a file of the store mounted."""
-        tail = "/".join(self.store.parts[-3:])  # the start may be a mount of its own
-        own = os.readlink("/proc/self/ns/mnt")
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                inside = os.readlink(process / "ns/mnt") != own and tail in (process / "mountinfo").read_text()
-                if inside or (
-                    "bwrap\0--unshare-user" in (command := (process / "cmdline").read_text()) and tail in command
-                ):
-                    found.append(int(process.name))
-        return found
+        """Processes of sandboxes on this store."""
+        return sandboxed(self.store)
+
+
+def sandboxed(folder: Path) -> list[int]:
+    """Processes of sandboxes that work in a folder: bubblewrap itself, and all that see something of it mounted."""
+    tail = "/".join(folder.parts[-3:])  # the start may be a mount of its own
+    own = os.readlink("/proc/self/ns/mnt")
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            inside = os.readlink(process / "ns/mnt") != own and tail in (process / "mountinfo").read_text()
+            if inside or (
+                "bwrap\0--unshare-user" in (command := (process / "cmdline").read_text()) and tail in command
+            ):
+                found.append(int(process.name))
+    return found
 
 
 def go_proxy() -> str:
     """What the tests' store has downloaded, as a module proxy."""
     return (shared_store().gomod / "cache" / "download").as_uri()
+
+
+# --- a mirror that misbehaves
+
+
+@dataclass
+class Hosted:
+    """A folder on loopback, served as `fault` says."""
+
+    root: Path
+    fault: Callable[[str], Any] = lambda _: None
+    """From a path: None to serve it, a status (with headers, as a pair), `cut` (the connection breaks in the middle),
+    `stall` (nothing more comes from the middle on), `silent` (nothing comes at all), or other bytes."""
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+    over: Event = field(default_factory=Event)
+
+
+@contextmanager
+def host(root: Path, *, tls: SSLContext | None = None) -> Iterator[Hosted]:
+    """Serve a folder until the end of the block; what stalls then ends."""
+    hosted = Hosted(root)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = unquote(self.path.partition("?")[0])
+            hosted.requests.append(path)
+            fault, file = hosted.fault(path), hosted.root / path.lstrip("/")
+            if fault == "silent":
+                hosted.over.wait()
+                return
+            known = fault if isinstance(fault, bytes) else file.read_bytes() if file.is_file() else b""
+            status, headers = fault if isinstance(fault, tuple) else (fault if isinstance(fault, int) else 0, {})
+            self.send_response(status or (200 if known or file.is_file() else 404))
+            body = b"" if status else known
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if fault in ("cut", "stall") else body)
+            if fault == "stall":
+                hosted.over.wait()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that gave up is what the tests are about."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    hosted.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}/"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hosted
+    finally:
+        hosted.over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+# --- a poisoned compile cache
+
+
+def poison_compile_cache(store: Path, old: bytes = RIGHT, new: bytes = WRONG) -> int:
+    """Replace a text by another of its length in all that Go's compile caches of a store hold; returns in how many.
+
+    Each changed object has its own name and size in its entry, as if the compiler had written it: nothing that
+    cmd/go looks at tells. Format: https://go.googlesource.com/go/+/refs/tags/go1.20.14/src/cmd/go/internal/cache/
+    """
+    assert len(old) == len(new)
+    poisoned = 0
+    for entry in (store / "gocache").glob("go1*/??/*-a"):
+        version, action, output, _, when = entry.read_text().split()
+        cache = entry.parent.parent
+        data = (cache / output[:2] / f"{output}-d").read_bytes()
+        if old not in data:
+            continue
+        data = data.replace(old, new)
+        name = Digest.of_bytes(data).hex
+        (cache / name[:2] / f"{name}-d").write_bytes(data)
+        entry.write_text(f"{version} {action} {name} {len(data):20} {when:>20}\n")
+        poisoned += 1
+    return poisoned
 
 
 # --- a full disk
