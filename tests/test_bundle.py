@@ -30,13 +30,19 @@ from pipeline.model import Digest, Module, RootedPath, escape_module
 from pipeline.pack.tar import Entry, write_tar
 from pipeline.pack.zstd import compress
 from pipeline.sources.go import hash_tree
-from pipeline.sources.gocache import hash_mod
+from pipeline.sources.gocache import hash_mod, pack_module
 from pipeline.sources.snapshot import write_files
 from pipeline.store import Store, remove_tree
 from pipeline.units import lock_subject
 
-DEP_MOD = "module example.org/Dep\n\ngo 1.16\n\nrequire example.org/only v1.0.0\n"
-ONLY_MOD = "module example.org/only\n\ngo 1.16\n"
+MODS = {
+    "example.org/Dep": "module example.org/Dep\n\ngo 1.16\n\nrequire (\n\texample.org/only v1.0.0\n"
+    "\texample.org/near v1.0.0\n\texample.org/near/sub v1.0.0\n)\n",
+    "example.org/only": "module example.org/only\n\ngo 1.16\n",
+    "example.org/near": "module example.org/near\n\ngo 1.16\n",
+    "example.org/near/sub": "module example.org/near/sub\n\ngo 1.16\n",
+}
+DEP_GO = 'package dep\n\nimport _ "example.org/near/sub"\n'
 HELLO_MOD = "module example.org/hello\n\ngo 1.16\n\nrequire example.org/Dep v1.0.0\n"
 HELLO = 'package main\n\nimport _ "example.org/Dep"\n\nfunc main() {}\n'
 LICENCE = "May be used by whoever finds it."
@@ -46,8 +52,9 @@ FORGED = "sha256:" + "0" * 64
 class World:
     """A release with everything a bundle can hold, all of it tiny, and a store that has it.
 
-    hello is Go with a dependency whose own dependency is read for its go.mod alone; its toolchain hands over to the
-    host's Go. conv is C from an archive, plain is C from a Go module. The base is floating.
+    hello is Go with dependencies: near/sub gives a package, near could by its path and does not, so go opens it to
+    see; of only nothing but the go.mod is read. Its toolchain hands over to the host's Go. conv is C from an archive,
+    plain is C from a Go module. The base is floating.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,9 +62,12 @@ class World:
         self.checkout = folder / "checkout"
         self.store = Store(folder / "store")
         self._define()
-        self.dep = self._module("example.org/Dep", "v1.0.0", {"go.mod": DEP_MOD, "dep.go": "package dep\n"})
-        self._cache_mod("example.org/Dep", DEP_MOD)
-        self._cache_mod("example.org/only", ONLY_MOD)
+        self.dep = self._dependency("example.org/Dep", DEP_GO)
+        self.near = self._dependency("example.org/near", "package near\n")
+        self.sub = self._dependency("example.org/near/sub", "package sub\n")
+        for path, text in MODS.items():
+            write_atomically(self.cached(path), text.encode())
+        pack_module(self.near, self.store.gomod / self.near.directory, self.cached("example.org/near", "zip"))
         self.plain = self._module("example.org/plain", "v1.0.0", {"plain.c": "int main(void) { return 0; }\n"})
         host = f'#!/bin/sh\nunset GOROOT\nexec {shutil.which("go")} "$@"\n'
         self.toolchain = self._module("golang.org/toolchain", f"v0.0.1-go{GO}.linux-{HOST}", {"bin/go": host})
@@ -103,8 +113,11 @@ class World:
         write_atomically(self.store.gomod / mark, module.sum.encode())
         return module
 
-    def _cache_mod(self, path: str, text: str) -> None:
-        write_atomically(self.store.gomod / "cache" / "download" / mod_path(path), text.encode())
+    def _dependency(self, path: str, text: str) -> Module:
+        return self._module(path, "v1.0.0", {"go.mod": MODS[path], "dep.go": text})
+
+    def cached(self, path: str, suffix: str = "mod") -> Path:
+        return self.store.gomod / "cache" / "download" / escape_module(path) / "@v" / f"v1.0.0.{suffix}"
 
     def _snapshot(self) -> Snapshot:
         with self.store.workspace() as work:
@@ -119,10 +132,9 @@ class World:
         lock = SourcesLock(SMALL, lock_subject(self.context().all_units), snapshots={"conv": snapshot})
         lock.toolchains[GO] = Toolchain(GO, HOST, self.toolchain.sum)
         lock.mains["plain"] = MainModule("plain", self.plain, "2022-01-01T00:00:00Z")
-        lock.modules[self.dep] = frozenset({"hello"})
-        sums = f"example.org/Dep v1.0.0 {self.dep.sum}\n"
-        for path, text in (("Dep", DEP_MOD), ("only", ONLY_MOD)):
-            sums += f"example.org/{path} v1.0.0/go.mod {hash_mod(text.encode())}\n"
+        lock.modules.update(dict.fromkeys((self.dep, self.sub), frozenset({"hello"})))
+        sums = "".join(f"{m.path} {m.version} {m.sum}\n" for m in (self.dep, self.near, self.sub))
+        sums += "".join(f"{path} v1.0.0/go.mod {hash_mod(text.encode())}\n" for path, text in MODS.items())
         self.put(f"releases/{SMALL}/overlay/hello/go.mod", HELLO_MOD)
         self.put(f"releases/{SMALL}/overlay/hello/go.sum", sums)
         self.put(f"releases/{SMALL}/sources.lock", lock.render())
@@ -148,11 +160,8 @@ class World:
         return make_bundle(self.context(**options), self.folder / name)
 
 
-def mod_path(path: str) -> str:
-    return f"{escape_module(path)}/@v/v1.0.0.mod"
-
-
 DEP = "modules/example.org/!dep/@v/v1.0.0.zip"
+NEAR = "modules/example.org/near/@v/v1.0.0.zip"
 ONLY = "modules/example.org/only/@v/v1.0.0.mod"
 PACKAGE = "packages/tiny/pool/sh_1.deb"
 BASE_LOCK = "locks/bases/tiny.lock"
@@ -218,9 +227,17 @@ def test_it_holds_every_pin_with_its_digest_and_terms(world: World, bundle: Path
         name: (str(Digest.of_bytes(data)), len(data)) for name, data in files.items() if name != "bundle.json"
     }
     pinned = {n for n in files if not n.startswith("licences/")} - {"bundle.json"}
-    assert {DEP, ONLY, PACKAGE, BASE_LOCK, "modules/example.org/!dep/@v/v1.0.0.mod", "locks/sources.lock"} <= pinned
+    assert {
+        DEP,
+        NEAR,
+        ONLY,
+        PACKAGE,
+        BASE_LOCK,
+        "modules/example.org/!dep/@v/v1.0.0.mod",
+        "locks/sources.lock",
+    } <= pinned
     assert len([n for n in pinned if n.startswith("snapshots/")]) == 1
-    assert len(pinned) == 12
+    assert len(pinned) == 16
     with_terms = {n for n in pinned if not n.startswith("locks/") and not n.endswith(".mod")}
     assert {n for n in files if n.startswith("licences/")} == {f"licences/{n}.txt" for n in with_terms}
     assert LICENCE in files[f"licences/{DEP}.txt"].decode()
@@ -265,11 +282,12 @@ def test_go_reads_its_modules_as_a_proxy(bundle: Path, tmp_path: Path) -> None:
     subprocess.run(["go", "build", "."], cwd=tmp_path / "src", env=env, check=True, capture_output=True)
 
 
-def test_a_module_that_a_build_reads_and_the_lock_lacks_is_told(tmp_path: Path) -> None:
+def test_a_module_that_a_build_reads_and_nothing_pins_is_told(tmp_path: Path) -> None:
     world = World(tmp_path / "w")
-    world.put("components/hello/src/more.go", 'package main\n\nimport _ "example.org/only"\n')
+    sums = world.checkout / "releases" / SMALL / "overlay/hello/go.sum"
+    sums.write_text(sums.read_text().replace(f"example.org/near v1.0.0 {world.near.sum}\n", ""))
     error = fails(world.bundle)
-    assert "example.org/only" in error.reason
+    assert "example.org/near" in error.reason
     assert not (world.folder / "bundle.tar.zst").exists()
 
 
@@ -321,10 +339,21 @@ def test_what_is_damaged_in_the_store_is_mended(world: World, bundle: Path, empt
     blob = empty.blob(Digest.of_bytes(members(bundle)[PACKAGE]))
     blob.chmod(0o644)
     blob.write_bytes(b"evil")
-    (empty.gomod / "cache/download" / mod_path("example.org/only")).write_text("module evil\n")
+    (empty.gomod / "cache/download/example.org/only/@v/v1.0.0.mod").write_text("module evil\n")
     fetch_from_bundle(bundle, world.context(Store(empty.root)))
-    assert (tree / "dep.go").read_text() == "package dep\n"
+    assert (tree / "dep.go").read_text() == DEP_GO
     assert blob.read_bytes() == members(bundle)[PACKAGE]
+
+
+def test_a_full_store_is_told_before_anything_is_imported(
+    world: World, bundle: Path, empty: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(world.folder)._replace(free=1 << 30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    error = fails(lambda: import_bundle(bundle, world.context(empty)))
+    assert isinstance(error, StoreError)
+    assert "RFO_STORE" in error.hint
+    assert not content(empty)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.7, 0.95])
@@ -371,16 +400,20 @@ def test_a_missing_member_is_named_if_the_list_lacks_it_as_well(world: World, bu
         assert name in refused(world, bad, Store(tmp_path / f"s{number}"))
 
 
-def test_a_go_mod_that_is_missing_is_told_after_the_import(world: World, bundle: Path, tmp_path: Path) -> None:
-    bad = write_again(tmp_path / "bad", {n: d for n, d in members(bundle).items() if n != ONLY})
-    error = fails(lambda: fetch_from_bundle(bad, world.context(Store(tmp_path / "s"))))
-    assert "example.org/only" in error.reason
+@pytest.mark.parametrize("name", [ONLY, NEAR])
+def test_what_only_go_knows_to_be_missing_is_told_after_the_import(
+    world: World, bundle: Path, empty: Store, tmp_path: Path, name: str
+) -> None:
+    files = {n: d for n, d in members(bundle).items() if n not in (name, f"licences/{name}.txt")}
+    error = fails(lambda: fetch_from_bundle(write_again(tmp_path / "bad", files), world.context(empty)))
+    assert name.removeprefix("modules/").partition("/@v")[0] in error.reason
 
 
 def test_an_altered_member_is_named_whatever_the_list_says(world: World, bundle: Path, tmp_path: Path) -> None:
     good = members(bundle)
     altered = {
         DEP: good[DEP].replace(b"package dep\n", b"package bad\n"),
+        NEAR: good[NEAR].replace(b"package near\n", b"package evil\n"),
         ONLY: good[ONLY] + b"// more\n",
         PACKAGE: good[PACKAGE][:-1] + b"x",
         "locks/sources.lock": good["locks/sources.lock"] + b"# more\n",
@@ -481,7 +514,7 @@ def test_another_kind_of_file_is_told(world: World, tmp_path: Path, empty: Store
 def test_bombs_are_refused_without_being_unpacked(world: World, bundle: Path, tmp_path: Path) -> None:
     good = members(bundle)
     huge = bytes(64 << 20)
-    for number, name in enumerate((DEP, ONLY, PACKAGE, "bundle.json", f"licences/{DEP}.txt", BASE_LOCK)):
+    for number, name in enumerate((DEP, NEAR, ONLY, PACKAGE, "bundle.json", f"licences/{DEP}.txt", BASE_LOCK)):
         for listed in (False, True)[: 1 if name == "bundle.json" else 2]:
             bad = write_again(tmp_path / "bad", good | {name: huge}, listed=listed)
             assert name in refused(world, bad, Store(tmp_path / f"s{number}{listed}"))

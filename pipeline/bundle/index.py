@@ -5,6 +5,7 @@
     locks/                          sources.lock, overlays, locks of bases
     modules/PATH/@v/VERSION.zip     Go modules and toolchains, laid out as a module proxy
     modules/PATH/@v/VERSION.mod     go.mod files that resolving the module graph reads
+                                    (and zips that it looks into and takes nothing from: go.sum names these)
     packages/BASE/PATH              packages of every root
     snapshots/DIGEST.tar            files of git and archive sources
 
@@ -20,6 +21,7 @@ from pipeline.context import Context
 from pipeline.errors import SourceError
 from pipeline.lock import Package, Snapshot, lock_text
 from pipeline.model import Digest, Module, escape_module
+from pipeline.sources.gocache import GoSums
 from pipeline.sources.snapshot import describe as describe_snapshot
 from pipeline.strict import Strict, parsed_by
 
@@ -92,6 +94,17 @@ def pins_of(context: Context) -> dict[str, Pin]:
         for role in base.roots:
             pins |= {f"packages/{base.name}/{p.path}": p for p in inputs.roots.find(role, arch).packages}
     return pins
+
+
+def sums_of(context: Context) -> GoSums:
+    """What the go.sum files of the chosen components' sources and overlays say; these are in place and checked."""
+    inputs = next(iter(context.inputs.values()))  # modules do not depend on the base
+    sums = GoSums()
+    for unit in context.units:
+        if unit.build.compiler == "go":
+            with inputs.source(unit) as source, inputs.modfile(unit, source) as modfile:
+                sums.add(modfile.with_suffix(".sum").read_text(encoding="utf-8"))
+    return sums
 
 
 def base_lock_name(base: str) -> str:

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from pipeline.baselocks import base_lock_path, base_subject, read_base_lock, write_base_lock
-from pipeline.bundle.index import INDEX, MAX_TEXT, Index, Member, Pin, base_lock_name, describe, licence_name, pins_of
+from pipeline.bundle.index import (
+    INDEX,
+    MAX_TEXT,
+    Index,
+    Member,
+    Pin,
+    base_lock_name,
+    describe,
+    licence_name,
+    pins_of,
+    sums_of,
+)
 from pipeline.bundle.ustar import Content, read_ustar
 from pipeline.context import Context
 from pipeline.definitions import Base
@@ -23,7 +34,7 @@ from pipeline.model import CHUNK, Digest, Module
 from pipeline.report.progress import size
 from pipeline.sources.archive import unpack
 from pipeline.sources.given import MAX_ZIP
-from pipeline.sources.gocache import DiskGo, hash_mod, mod_sums
+from pipeline.sources.gocache import DiskGo, hash_mod
 from pipeline.store import store_error
 
 RESERVE = 1 << 30
@@ -50,7 +61,8 @@ def import_bundle(path: Path, context: Context) -> None:
     with _open(path) as file:
         context.progress.step(f"importing {path}")
         try:
-            _Import(context, path.name).run(file)
+            with context.store.exclusive("import"), context.store.workspace() as work:
+                _Import(context, path.name).run(file, work)
         except OSError as error:
             raise store_error(error, context.store.root) from error
         except SourceError as error:
@@ -80,11 +92,14 @@ class _Import:
         """Locks of bases, as the bundle has them, by member name."""
         self.mods: dict[str, bytes] = {}
         """go.mod files: go.sum files tell whether they are right, and some of those come with the modules."""
+        self.zips: dict[str, Path] = {}
+        """Modules that go.sum files name and the lock does not, put aside until then."""
 
-    def run(self, file: IO[bytes]) -> None:
+    def run(self, file: IO[bytes], work: Path) -> None:
+        """Read the bundle open in `file`; `work` is an empty folder on the store's file system."""
+        self.work = work
         members = read_ustar(file, self.what)
         self.index = self._read_index(members)
-        self._refuse_small_disk()
         listed = {m.name: m for m in self.index.members}
         folders = {parent for name in listed for parent in _parents(name)}
         for name, length, content in members:
@@ -125,15 +140,6 @@ class _Import:
         ):
             raise SourceError(f"{self.what}: {INDEX}: the release has no {strange[0][:80]!r}")
         return index
-
-    def _refuse_small_disk(self) -> None:
-        need = sum(m.size for m in self.index.members) + RESERVE
-        free = shutil.disk_usage(self.store.root).free
-        if free < need:
-            raise StoreError(
-                f"{self.store.root}: {size(need)} are needed to import {self.what} and {size(free)} are free",
-                "free some space or choose another store: RFO_STORE=/path",
-            )
 
     # --- what the locks say
 
@@ -182,10 +188,26 @@ class _Import:
         listed = {m.name for m in self.index.members}
         if missing := [f"{n} ({describe(n, pins[n])})" for n in sorted(set(pins) - listed)]:
             raise SourceError(f"{self.what}: members are missing: {_names(missing)}")
-        terms = {licence_name(n) for n in pins}
-        if extra := [n for n in sorted(listed - set(pins) - terms) if not _is_mod(n)]:
+        terms = {licence_name(n) for n in listed}
+        if extra := [n for n in sorted(listed - set(pins) - terms) if not n.startswith(MODULES)]:
             raise SourceError(f"{self.what}: it has members that no lock names: {_names(extra)}")
+        self._refuse_small_disk(pins)
         return pins
+
+    def _refuse_small_disk(self, pins: dict[str, Pin]) -> None:
+        """Nothing large was written yet; what an earlier run brought counts no more."""
+        need = sum(m.size for m in self.index.members if not self._seems_there(pins.get(m.name))) + RESERVE
+        free = shutil.disk_usage(self.store.root).free
+        if free < need:
+            raise StoreError(
+                f"{self.store.root}: {size(need)} are needed to import {self.what} and {size(free)} are free",
+                "free some space or choose another store: RFO_STORE=/path",
+            )
+
+    def _seems_there(self, pin: Pin | None) -> bool:
+        if isinstance(pin, Module):
+            return (self.store.gomod / pin.directory).is_dir()
+        return isinstance(pin, Package | Snapshot) and self.store.has(_digest(pin))
 
     # --- members
 
@@ -195,16 +217,21 @@ class _Import:
         if not name.startswith(KNOWN):
             raise SourceError(f"{self.what}: it has a member that no lock names: {name}")
         pin = None if name.startswith((LICENCES, BASE_LOCKS)) else self.pins.get(name)
-        limit = (
-            pin.size if isinstance(pin, Package | Snapshot) else 2 * MAX_ZIP if isinstance(pin, Module) else MAX_TEXT
-        )
+        aside = pin is None and name.startswith(MODULES) and name.endswith(".zip")
+        limit = 2 * MAX_ZIP if aside or isinstance(pin, Module) else MAX_TEXT
+        limit = pin.size if isinstance(pin, Package | Snapshot) else limit
         if member.size > limit:
             raise SourceError(f"{self.what}: member {name} has {member.size} bytes; at most {limit} were expected")
         if isinstance(pin, Module | Package | Snapshot):
             if self._has(pin):
                 self._compare(member, content.finish())
             else:
-                self._install(member, pin, content)
+                with self.store.workspace() as work:
+                    self._install(name, pin, self._spool(member, content, work / "member"), work)
+            return
+        if aside:
+            target = self.work / str(len(self.zips))
+            self.zips[name.removeprefix(MODULES)] = self._spool(member, content, target)
             return
         text = _text(content)
         self._compare(member, content.finish())
@@ -215,7 +242,7 @@ class _Import:
                 f"{self.what}: member {name} differs from the checkout's",
                 "use the checkout that the bundle was made from",
             )
-        elif _is_mod(name) and pin is None:
+        elif name.startswith(MODULES):
             self.mods[name.removeprefix(MODULES)] = text
             if sum(map(len, self.mods.values())) > MAX_MODS:
                 raise SourceError(f"{self.what}: more than {MAX_MODS} bytes of go.mod files")
@@ -228,34 +255,42 @@ class _Import:
         """Whether the store has it intact."""
         return self.go.has(pin) if isinstance(pin, Module) else self.store.use(_digest(pin)) is not None
 
-    def _install(self, member: Member, pin: Module | Package | Snapshot, content: Content) -> None:
-        where = f"{self.what}: member {member.name}"
-        with self.store.workspace() as work:
-            file = work / "member"
-            with file.open("wb") as target:
-                found = content.copy(target)
-            self._compare(member, found)
-            if isinstance(pin, Module):
-                tree = work / "tree"
-                tree.mkdir()
-                unpack(file, tree, where, max_bytes=MAX_ZIP)
-                self.go.adopt(pin, tree / str(pin), where)
-            elif found != _digest(pin):
-                raise SourceError(f"{where}: the lock says {_digest(pin)}, found {found}")
-            else:
-                self.store.add(file)
+    def _spool(self, member: Member, content: Content, target: Path) -> Path:
+        with target.open("wb") as file:
+            found = content.copy(file)
+        self._compare(member, found)
+        return target
+
+    def _install(self, name: str, pin: Module | Package | Snapshot, file: Path, work: Path, keep: bool = False) -> None:
+        """Check `file` against its pin and put it in its place; of a module the zip file itself as well with `keep`."""
+        where = f"{self.what}: member {name}"
+        if isinstance(pin, Module):
+            tree = work / "tree"
+            tree.mkdir()
+            unpack(file, tree, where, max_bytes=MAX_ZIP)
+            self.go.adopt(pin, tree / str(pin), where, file if keep else None)
+        elif (found := Digest.of_file(file)) != _digest(pin):
+            raise SourceError(f"{where}: the lock says {_digest(pin)}, found {found}")
+        else:
+            self.store.add(file)
 
     # --- the end
 
     def _finish(self) -> None:
         """What could only be judged once everything else was there."""
         _ = self.pins  # a bundle without any is told here
-        sums = self._mod_sums()
+        sums = sums_of(self.scope)
         for name, data in self.mods.items():
-            if sums.get(name) != hash_mod(data):
+            if sums.mods.get(name) != hash_mod(data):
                 raise SourceError(
                     f"{self.what}: member {MODULES}{name}: no go.sum of the release names a go.mod like it"
                 )
+        if strange := sorted(set(self.zips) - set(sums.zips)):
+            raise SourceError(f"{self.what}: no lock and no go.sum names the member {MODULES}{strange[0]}")
+        for name, file in self.zips.items():
+            if not self.go.has(sums.zips[name]):
+                with self.store.workspace() as work:
+                    self._install(f"{MODULES}{name}", sums.zips[name], file, work, keep=True)
         for name, data in self.mods.items():
             place = self.store.gomod / "cache" / "download" / name
             if not place.is_file() or place.read_bytes() != data:
@@ -263,15 +298,6 @@ class _Import:
         for base in {b.name: b for b in self.scope.bases.values()}.values():
             path = base_lock_path(base, self.context.options.version, self.context.definitions, self.store)
             write_base_lock(path, self.scope.base_locks[base.name], self.context.progress)
-
-    def _mod_sums(self) -> dict[str, str]:
-        inputs = next(iter(self.scope.inputs.values()))
-        sums: dict[str, str] = {}
-        for unit in self.scope.units:
-            if unit.build.compiler == "go":
-                with inputs.source(unit) as source, inputs.modfile(unit, source) as modfile:
-                    sums |= mod_sums(modfile.with_suffix(".sum").read_text(encoding="utf-8"))
-        return sums
 
 
 def _digest(pin: Package | Snapshot) -> Digest:
@@ -283,10 +309,6 @@ def _text(content: Content) -> bytes:
     while piece := content.read(CHUNK):
         data += piece
     return data
-
-
-def _is_mod(name: str) -> bool:
-    return name.startswith(MODULES) and name.endswith(".mod")
 
 
 def _parents(name: str) -> list[str]:

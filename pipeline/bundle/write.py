@@ -22,6 +22,7 @@ from pipeline.bundle.index import (
     describe,
     licence_name,
     pins_of,
+    sums_of,
 )
 from pipeline.bundle.licences import package_licence, source_licence
 from pipeline.context import Context
@@ -117,9 +118,10 @@ def _parts(context: Context) -> list[Part]:
     inputs = next(iter(context.inputs.values()))  # modules do not depend on the base
     pins = pins_of(context)
     inputs.go.ensure([p for p in pins.values() if isinstance(p, Module)])
-    mods = graph_mods(context, inputs)
-    titles = {n: f"go.mod of {n.removeprefix('modules/').removesuffix('.mod')} {hash_mod(d)}" for n, d in mods.items()}
-    parts = [_part(n, titles[n], d) for n, d in mods.items()]
+    graph = read_graph(context, inputs)
+    inputs.go.ensure(list(graph.zips.values()))
+    pins |= {f"modules/{n}": m for n, m in graph.zips.items()}
+    parts = [_part(f"modules/{n}", f"go.mod {n} {hash_mod(data)}", data) for n, data in graph.mods.items()]
     collector = _Collector(context, inputs)
     with ThreadPoolExecutor(WORKERS) as pool:
         for found in pool.map(lambda item: collector.collect(*item), pins.items()):
@@ -127,11 +129,21 @@ def _parts(context: Context) -> list[Part]:
     return parts
 
 
-def graph_mods(context: Context, inputs: Inputs) -> dict[str, bytes]:
-    """The go.mod files that go reads to resolve the units' packages, by member name: no more and no less.
+@dataclass(frozen=True)
+class Graph:
+    """What go reads besides the locked modules to resolve the units' packages, by the names that proxies give."""
 
-    The fetch step runs once more, on an empty module cache that asks the store's own and nobody else. So every
-    bundle shows that it is complete. Raises SourceError if a build reads a module that the lock does not name.
+    mods: dict[str, bytes]
+    """go.mod files: of versions that are not selected, too."""
+    zips: dict[str, Module]
+    """Modules that could have had a package by its path, and have not."""
+
+
+def read_graph(context: Context, inputs: Inputs) -> Graph:
+    """Ask go what it reads: no more and no less.
+
+    The fetch step runs once more, on a module cache that has the locked modules alone, asks the store's own and nobody
+    else. So every bundle shows that it is complete. Raises SourceError if a module is read that no go.sum names.
     """
     with inputs.store.workspace() as work:
         apart = Store(work)
@@ -140,12 +152,15 @@ def graph_mods(context: Context, inputs: Inputs) -> dict[str, bytes]:
             go.link(module, inputs.store.gomod / module.directory)
         replace(inputs, store=apart, go=go).fetch(context.units)
         cache = apart.gomod / "cache" / "download"
-        if unlocked := sorted(cache.rglob("*.zip")):
-            raise SourceError(
-                f"a build reads {unlocked[0].relative_to(cache)}, which sources.lock does not name",
-                f"./inv lock --version {context.options.version} --update",
-            )
-        return {f"modules/{p.relative_to(cache).as_posix()}": p.read_bytes() for p in sorted(cache.rglob("*.mod"))}
+        mods = {p.relative_to(cache).as_posix(): p.read_bytes() for p in sorted(cache.rglob("*.mod"))}
+        names = [p.relative_to(cache).as_posix() for p in sorted(cache.rglob("*.zip"))]
+    known = sums_of(context).zips if names else {}
+    if unknown := next((n for n in names if n not in known), None):
+        raise SourceError(
+            f"a build reads the module {unknown}, which neither sources.lock nor a go.sum names",
+            f"./inv lock --version {context.options.version} --update",
+        )
+    return Graph(mods, {n: known[n] for n in names})
 
 
 class _Collector:

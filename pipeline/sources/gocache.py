@@ -8,6 +8,7 @@ import base64
 import hashlib
 import os
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import SourceError
@@ -45,13 +46,18 @@ class DiskGo(GoSources):
         self._mark(module)
         return True
 
-    def adopt(self, module: Module, tree: Path, what: str) -> None:
-        """Move an extracted module into the cache; raises SourceError, naming `what` brought it, if its h1 differs."""
+    def adopt(self, module: Module, tree: Path, what: str, archive: Path | None = None) -> None:
+        """Move an extracted module into the cache; raises SourceError, naming `what` brought it, if its h1 differs.
+
+        With `archive` its zip file goes there as well, for another cache that asks this one.
+        """
         if (found := hash_tree(tree, str(module))) != module.sum:
             raise SourceError(f"{what}: the lock says {module.sum}, found {found or 'another module'}")
         place = self.store.gomod / module.directory
         try:
             self._mark(module)
+            if archive:
+                archive.rename(self._download(module, "zip"))
             place.parent.mkdir(parents=True, exist_ok=True)
             tree.rename(place)
             self._download(module, "partial").unlink(missing_ok=True)
@@ -71,15 +77,23 @@ def hash_mod(data: bytes) -> str:
     return "h1:" + base64.b64encode(hashlib.sha256(line.encode()).digest()).decode()
 
 
-def mod_sums(go_sum: str) -> dict[str, str]:
-    """`PATH/@v/VERSION.mod`, as proxies and caches name it, to the h1 of each go.mod that a go.sum names."""
-    sums = {}
-    for line in go_sum.splitlines():
-        fields = line.split()
-        if len(fields) == 3 and fields[1].endswith("/go.mod"):
-            version = fields[1].removesuffix("/go.mod")
-            sums[f"{escape_module(fields[0])}/@v/{escape_module(version)}.mod"] = fields[2]
-    return sums
+@dataclass
+class GoSums:
+    """What go.sum files say, by the names that proxies and caches give to files: `PATH/@v/VERSION.mod` and `.zip`."""
+
+    mods: dict[str, str] = field(default_factory=dict)
+    """To the h1 of the go.mod."""
+    zips: dict[str, Module] = field(default_factory=dict)
+
+    def add(self, go_sum: str) -> None:
+        """Take in the text of one go.sum. Raises DefinitionError for a line that is no module's."""
+        for line in go_sum.splitlines():
+            path, version, total = (*line.split(), "", "", "")[:3]
+            name = f"{escape_module(path)}/@v/{escape_module(version.removesuffix('/go.mod'))}"
+            if version.endswith("/go.mod"):
+                self.mods[f"{name}.mod"] = total
+            elif total:
+                self.zips[f"{name}.zip"] = Module(path, version, total)
 
 
 def pack_module(module: Module, tree: Path, target: Path) -> None:
