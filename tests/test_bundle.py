@@ -340,7 +340,9 @@ def test_what_is_damaged_in_the_store_is_mended(world: World, bundle: Path, empt
     blob.chmod(0o644)
     blob.write_bytes(b"evil")
     (empty.gomod / "cache/download/example.org/only/@v/v1.0.0.mod").write_text("module evil\n")
+    (empty.gomod / "cache/download/example.org/near/@v/v1.0.0.zip").unlink()
     fetch_from_bundle(bundle, world.context(Store(empty.root)))
+    assert make_bundle(world.context(Store(empty.root)), empty.root / "again").read_bytes() == bundle.read_bytes()
     assert (tree / "dep.go").read_text() == DEP_GO
     assert blob.read_bytes() == members(bundle)[PACKAGE]
 

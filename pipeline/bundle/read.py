@@ -218,8 +218,7 @@ class _Import:
             raise SourceError(f"{self.what}: it has a member that no lock names: {name}")
         pin = None if name.startswith((LICENCES, BASE_LOCKS)) else self.pins.get(name)
         aside = pin is None and name.startswith(MODULES) and name.endswith(".zip")
-        limit = 2 * MAX_ZIP if aside or isinstance(pin, Module) else MAX_TEXT
-        limit = pin.size if isinstance(pin, Package | Snapshot) else limit
+        limit = _limit(pin, aside)
         if member.size > limit:
             raise SourceError(f"{self.what}: member {name} has {member.size} bytes; at most {limit} were expected")
         if isinstance(pin, Module | Package | Snapshot):
@@ -288,7 +287,7 @@ class _Import:
         if strange := sorted(set(self.zips) - set(sums.zips)):
             raise SourceError(f"{self.what}: no lock and no go.sum names the member {MODULES}{strange[0]}")
         for name, file in self.zips.items():
-            if not self.go.has(sums.zips[name]):
+            if not self.go.has(sums.zips[name], archive=True):
                 with self.store.workspace() as work:
                     self._install(f"{MODULES}{name}", sums.zips[name], file, work, keep=True)
         for name, data in self.mods.items():
@@ -298,6 +297,13 @@ class _Import:
         for base in {b.name: b for b in self.scope.bases.values()}.values():
             path = base_lock_path(base, self.context.options.version, self.context.definitions, self.store)
             write_base_lock(path, self.scope.base_locks[base.name], self.context.progress)
+
+
+def _limit(pin: Pin | None, aside: bool) -> int:
+    """The most bytes that a member may have; zip files that are not compressed are a little larger than their files."""
+    if isinstance(pin, Package | Snapshot):
+        return pin.size
+    return 2 * MAX_ZIP if aside or isinstance(pin, Module) else MAX_TEXT
 
 
 def _digest(pin: Package | Snapshot) -> Digest:

@@ -15,7 +15,7 @@ from pipeline.errors import SourceError
 from pipeline.lock import write_atomically
 from pipeline.model import Module, escape_module
 from pipeline.sources.go import GoSources, hash_tree
-from pipeline.store import Store, store_error
+from pipeline.store import Store, remove_tree, store_error
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """The first time that the format can say."""
@@ -39,9 +39,11 @@ class DiskGo(GoSources):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(tree)
 
-    def has(self, module: Module) -> bool:
-        """Whether the module is in place and equal to its pin; a damaged one is removed."""
+    def has(self, module: Module, *, archive: bool = False) -> bool:
+        """Whether the module is in place and equal to its pin, with `archive` its zip file too; damage is removed."""
         if not self._present(module) or self.verify([module]):
+            return False
+        if archive and not self._download(module, "zip").is_file():
             return False
         self._mark(module)
         return True
@@ -59,6 +61,7 @@ class DiskGo(GoSources):
             if archive:
                 archive.rename(self._download(module, "zip"))
             place.parent.mkdir(parents=True, exist_ok=True)
+            remove_tree(place)
             tree.rename(place)
             self._download(module, "partial").unlink(missing_ok=True)
         except OSError as error:
