@@ -15,11 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rpm_mirror
 from backports.zstd import ZstdFile
-from engine import BASE, GO, HOST, REAL, SMALL, digests, fails, make_context, real_checkout, run, run_process, said
+from engine import (
+    BASE,
+    GO,
+    HOST,
+    REAL,
+    REPO,
+    SMALL,
+    digests,
+    fails,
+    make_context,
+    real_checkout,
+    run,
+    run_process,
+    said,
+)
 from test_base_deb import make_deb, tar
 
 from pipeline.baselocks import base_lock_path, base_subject
+from pipeline.bundle.licences import package_licence
 from pipeline.bundle.read import fetch_from_bundle, import_bundle
 from pipeline.bundle.write import make_bundle
 from pipeline.context import Context
@@ -308,6 +324,32 @@ def test_a_full_disk_is_told_before_anything_is_written(world: World, monkeypatc
     assert isinstance(error, StoreError)
     assert "--bundle PATH" in error.hint
     assert not (world.folder / "full.tar.zst").exists()
+
+
+def test_the_terms_of_an_rpm_are_found(tmp_path: Path) -> None:
+    spec = tmp_path / "tiny.spec"
+    spec.write_text(
+        "Name: tiny\nVersion: 1\nRelease: 1\nSummary: tiny\nLicense: MIT\n%description\ntiny\n%install\n"
+        "mkdir -p %{buildroot}/usr/share/licenses/tiny %{buildroot}/usr/share/doc/tiny\n"
+        f"echo '{LICENCE}' > %{{buildroot}}/usr/share/licenses/tiny/COPYING\n"
+        "echo other > %{buildroot}/usr/share/doc/tiny/README\n"
+        "%files\n/usr/share/licenses/tiny\n/usr/share/doc/tiny\n"
+    )
+    rpm_mirror.run("rpmbuild", "-bb", "--define", f"_topdir {tmp_path}", "--define", "_binary_payload w2.xzdio", spec)
+    (package,) = (tmp_path / "RPMS").rglob("*.rpm")
+    base = Definitions(REPO).base("openeuler-22.03-lts-sp4")
+    terms = package_licence("package tiny", package, base, tmp_path / "work").decode()
+    assert "licenses/tiny/COPYING" in terms
+    assert LICENCE in terms
+    assert "other" not in terms
+
+
+def test_a_deb_without_terms_says_which_package_has_them(tmp_path: Path) -> None:
+    files = {"usr": None, "usr/share": None, "usr/share/doc": None, "usr/share/doc/gcc": "gcc-base"}
+    (tmp_path / "deb").write_bytes(make_deb(tar(files)))
+    terms = package_licence("package gcc", tmp_path / "deb", Definitions(REPO).base(BASE), tmp_path / "work").decode()
+    assert "doc/gcc" in terms
+    assert "a link to gcc-base" in terms
 
 
 # --- importing one
@@ -605,6 +647,29 @@ def test_a_path_that_is_no_file_is_told(world: World, empty: Store, tmp_path: Pa
         error = fails(lambda path=path: import_bundle(path, world.context(empty)))  # type: ignore[misc]
         assert isinstance(error, UsageError)
         assert str(path) in error.reason
+
+
+# --- the command
+
+
+def inv_fetch(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "invoke", "fetch", "--version", REAL, "--base", BASE, *arguments]
+    env = {**os.environ, "RFO_STORE": str(tmp_path / "store")}
+    return subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, check=False)
+
+
+def test_the_command_says_what_is_wrong_and_ends_with_its_exit_code(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "zeros").write_bytes(bytes(100))
+    for arguments, code, text in (
+        (["--bundle", "--from-bundle", "x"], UsageError.exit_code, "exclude each other"),
+        (["--from-bundle", str(tmp_path / "none")], UsageError.exit_code, "does not exist"),
+        (["--from-bundle", str(bundle)], UsageError.exit_code, f"--version {SMALL}"),
+        (["--from-bundle", str(tmp_path / "zeros")], SourceError.exit_code, "zeros"),
+    ):
+        done = inv_fetch(tmp_path, *arguments)
+        assert done.returncode == code
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 # --- the real thing
