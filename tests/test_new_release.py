@@ -331,7 +331,7 @@ def series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with a release of four components, locked; nobody can be asked for anything."""
     inputs()  # the toolchain is there
     monkeypatch.setenv("GOPROXY", "off")
-    marked = f"{HELLO.replace('hello', 'rfo')}// {uuid4()}\n"  # never built before, whatever the store holds
+    marked = HELLO.replace("hello", str(uuid4()))  # a program that was never built, whatever the store holds
     program = 'int puts(const char *);\nint main(void) { puts("c " __DATE__); }\n'
     files: dict[str, str | bytes] = {"go.mod": GO_MOD, "main.go": HELLO.replace("hello", "tagged"), "c.c": program}
     origin = Repository(tmp_path / "origin", files)
@@ -344,7 +344,7 @@ def series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put(root, "components/steady/src/go.mod", "module example.org/steady\n\ngo 1.20\n")
     git = {"git": origin.url}
     for name, source, build, prints in (
-        ("rfo", {"tree": "components/rfo/src"}, {"stamp": {"main.version": "{release}"}}, "rfo {release}"),
+        ("rfo", {"tree": "components/rfo/src"}, {"stamp": {"main.version": "{release}"}}, "{release}"),
         ("steady", {"tree": "components/steady/src"}, {}, "steady unset"),
         ("tagged", git, {"stamp": {"main.version": "{version}"}}, "tagged {version}"),
         ("c", git, {"compiler": "c", "binaries": {"c": "c.c"}, "flags": ["-static"]}, "c "),
