@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 from engine import toolchain
-from faults import STAGES, Place, distribution
+from faults import STAGES, Place
 
 from pipeline.store import remove_tree
 
 SEED = int(os.environ.get("RFO_TEST_SEED") or 4)
+"""Of the moments; another one looks elsewhere."""
 KILLS = 5
 """For each stage."""
 SIGNS = {
-    "lock": "locking base",
+    "lock": "locking",
     "fetch": "fetching",
     "assemble": "assembling",
     "build": "start build/",
@@ -100,8 +101,21 @@ def test_a_run_after_a_kill_while_the_toolchain_is_fetched_ends_as_an_undisturbe
     module = toolchain().module
     place.undo("fetch")
     remove_tree(place.store / "gomod" / module.directory)
-    # Its zip stays: `go` extracts it, and would continue where it was killed if it were not for its mark.
+    # Its zip stays, so that `go` extracts at once; what it had extracted when it was killed is not taken for all.
     assert kill_during(place, "fetch", 0.5) or kill_during(place, "fetch", 0.1)
     place.run()
     assert place.made() == undisturbed
-    assert not list(distribution().folder.glob("**/*.part"))
+
+
+def test_sandboxes_of_a_running_engine_are_seen_and_end_with_it(place: Place, undisturbed: dict[str, str]) -> None:
+    """Else the tests above would see none because they do not look well."""
+    place.undo("build")
+    with (place.store.parent / "printed").open("w") as output:
+        engine = subprocess.Popen(place.command(), stdout=output, stderr=output)
+    while not place.sandboxed():
+        assert engine.poll() is None
+    engine.send_signal(signal.SIGKILL)
+    engine.wait()
+    assert_no_sandbox_is_left(place)
+    place.run()
+    assert place.made() == undisturbed
