@@ -39,7 +39,7 @@ def release(context: Context) -> Summary:
     whole = not context.options.components and not context.options.actions
     subject = read_all(context) if whole and not context.options.dry_run and not context.options.sources else None
     if subject and (known := recall(context, subject)) is not None:
-        return Summary(0, known, context.dist)
+        return Summary(0, *known)
     graph = make_graph(context)
     scheduler = make_scheduler(context)
     if context.options.dry_run:

@@ -27,23 +27,24 @@ READ = ("components", "images", "install")
 """Folders of a checkout that every release reads, besides its own below releases/."""
 
 
-def recall(context: "Context", subject: Digest) -> int | None:
-    """The number of actions whose results stand in the store and in dist, if a run would change nothing; else None.
+def recall(context: "Context", subject: Digest) -> tuple[int, Path] | None:
+    """How many actions have their results in the store, and the folder that they are published in; None if not all are.
 
-    `subject` is what `read_all` gave for the run.
+    `subject` is what `read_all` gave for the run. No definition is parsed: that takes longer the more there are.
     """
     try:
         seen = json.loads(_path(context.store, subject).read_bytes())
         outputs = [Output(Digest.parse(d), int(s)) for d, s in seen["outputs"]]
         records = [context.store.root / "records" / f"{Digest(key).hex}.json" for key in seen["records"]]
-        published = {RootedPath.parse(name).under(context.dist): digest for name, digest in seen["dist"].items()}
+        folder = Path(seen["folder"])
+        published = {RootedPath.parse(name).under(folder): digest for name, digest in seen["dist"].items()}
         if not all(context.store.has(o.digest, o.size) for o in outputs) or not all(p.exists() for p in records):
             return None
         if any(p.is_symlink() or str(Digest.of_file(p)) != digest for p, digest in published.items()):
             return None
         for path in records:  # they were used, as if each had been looked at
             touch(path)
-        return len(records)
+        return len(records), folder
     except (OSError, ValueError, KeyError, TypeError, AttributeError, PipelineError):
         return None
 
@@ -60,6 +61,7 @@ def note(context: "Context", subject: Digest, result: "Result") -> None:
     published = {a["name"]: a["digest"] for a in json.loads(manifest.read_bytes())["artifacts"]}
     facts = {
         "outputs": sorted(made),
+        "folder": str(context.dist),
         "dist": {**published, manifest.name: str(Digest.of_file(manifest))},
         "records": sorted(Digest.of_bytes(canonical(r.parts)).hex for r in result.records.values()),
     }
@@ -81,7 +83,7 @@ def read_all(context: "Context") -> Digest:
         "version": options.version,
         "base": options.base,
         "arches": list(options.arches),
-        "dist": str(context.dist),
+        "output": str(context.output),
         "machine": os.uname().machine,
     }
     total = hashlib.sha256(canonical(asked) + str(code_digest(".")).encode())
