@@ -1,9 +1,13 @@
 """Archives: equal entries give equal bytes on any host; entries that collide are refused."""
 
+import io
 import os
 import tarfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,3 +114,25 @@ def test_odd_modes_are_refused(tmp_path: Path, mode: int) -> None:
 def test_a_time_without_room_is_refused(tmp_path: Path, when: int) -> None:
     with pytest.raises(DefinitionError, match="does not fit into ustar"):
         write(tmp_path, given=[entry("a", when=when)])
+
+
+def test_a_stream_gets_the_bytes_that_a_file_gets_whatever_the_content_comes_from(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 30000)
+
+    @contextmanager
+    def made() -> Iterator[Path]:
+        copy = tmp_path / "made"
+        copy.write_bytes(source.read_bytes())
+        yield copy
+        copy.unlink()
+
+    def two(content: Any) -> list[Entry]:
+        return [entry("d/a", content), entry("d/b", content)]
+
+    write_tar(tmp_path / "tar", two(source), time=9)
+    for content in (source, source.read_bytes(), made):
+        stream = io.BytesIO()
+        write_tar(stream, two(content), time=9)
+        assert stream.getvalue() == (tmp_path / "tar").read_bytes()
+    assert not (tmp_path / "made").exists()
