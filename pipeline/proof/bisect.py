@@ -38,14 +38,22 @@ class Cause:
 def find_cause(artifact: str, expected: str, found: str, possible: Sequence[Variation], build: Builds) -> Cause:
     """Search the smallest set of variations under which `artifact` is not `expected`.
 
-    `found` is its digest under all of them. About two builds per halving; where no half alone makes the difference,
-    the halves are narrowed down together.
+    `found` is its digest under all of them. One variation alone is found with one build per halving; if it does not
+    make the difference alone after all, the search starts over for several that do so together.
     """
     usual = build(())
     if usual != expected:
         return Cause(artifact, "candidate" if usual == found else "chance")
-    names = _narrow(list(possible), [], lambda chosen: build(chosen) != expected)
-    return Cause(artifact, "variation", tuple(v.name for v in possible if v in names))
+
+    def differs(chosen: Sequence[Variation]) -> bool:
+        return build(chosen) != expected
+
+    suspects = list(possible)
+    while len(suspects) > 1:
+        half = suspects[: len(suspects) // 2]
+        suspects = half if differs(half) else suspects[len(half) :]
+    guilty = suspects if differs(suspects) else _narrow(list(possible), [], differs)
+    return Cause(artifact, "variation", tuple(v.name for v in possible if v in guilty))
 
 
 def _narrow(

@@ -51,7 +51,8 @@ class Bwrap:
 
     def check(self) -> None:
         """Start an empty sandbox; what the kernel refuses is explained with its remedies."""
-        probe = [self.program, "--unshare-user", "--unshare-all", "--ro-bind", "/", "/", "--", self.program, "--version"]
+        command = [self.program, "--version"]  # which every root has that the engine runs in
+        probe = [self.program, "--unshare-user", "--unshare-all", "--ro-bind", "/", "/", "--", *command]
         try:
             done = subprocess.run(probe, capture_output=True, text=True, check=False, env={"PATH": os.defpath})
         except OSError as error:
