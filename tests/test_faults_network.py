@@ -261,6 +261,35 @@ def test_a_module_proxy_that_fails_is_told_and_a_sound_one_mends_it(
         assert again.verify([TOML]) == []
 
 
+FETCH = """
+import sys
+from pathlib import Path
+from pipeline.errors import StoreError
+from pipeline.model import Module
+from pipeline.sources.go import GoSources
+from pipeline.store import Store
+try:
+    GoSources(Store(Path(sys.argv[1]))).fetch([Module(*sys.argv[2:])])
+except StoreError as error:
+    print(error.reason)
+"""
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize("size", [16, 100, 300])
+def test_a_full_disk_is_not_blamed_on_a_module_proxy(size: int, tmp_path: Path) -> None:
+    """`size` in KiB: without room for metadata, for the zip, or for what is in it."""
+    store = tmp_path / "small"
+    store.mkdir()
+    mounts = own_mounts(f"mount -t tmpfs -o size={size}k none {store}")
+    command = [sys.executable, "-c", FETCH, str(store), TOML.path, TOML.version, TOML.sum]
+    with serve(shared_store().gomod / "cache" / "download", lambda _, data: data) as proxy:
+        env = {**os.environ, "PYTHONPATH": str(REPO), "GOPROXY": proxy}
+        done = subprocess.run([*mounts, *command], env=env, capture_output=True, text=True, check=False)
+    assert str(store) in done.stdout, done.stderr
+    assert "no space left on device" in done.stdout
+
+
 # --- git
 
 
