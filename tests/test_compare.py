@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from backports.zstd import compress as zstd
 
+from pipeline.compare import explainer as explain_module
+from pipeline.compare.compare import LIMIT, compare, compare_folders
+from pipeline.compare.difference import Difference
 from pipeline.errors import SourceError
 from pipeline.model import RootedPath
 from pipeline.pack.tar import Entry, write_tar
 from pipeline.process import find_program, run
-from pipeline.proof import explain as explain_module
-from pipeline.proof.compare import LIMIT, compare, compare_folders
-from pipeline.proof.difference import Difference
 
 FILES = {
     "bin/rfo": b"\x7f program \x00\x01" * 50,
@@ -545,7 +545,7 @@ def test_unlike_layouts_of_images_are_found_below_their_blobs(tmp_path: Path) ->
 
 def test_the_comparer_stands_alone() -> None:
     """A rebuilder's tools need neither a store nor a checkout for it."""
-    code = "import sys, pipeline.proof.compare; print('pipeline.store' in sys.modules, 'yaml' in sys.modules)"
+    code = "import sys, pipeline.compare.compare; print('pipeline.store' in sys.modules, 'yaml' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
     )

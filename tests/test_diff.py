@@ -14,13 +14,13 @@ from test_compare import packed, ustar
 from test_dist import publish
 
 from pipeline.context import CHECKOUT
-from pipeline.diff import ReleaseDiff, diff_releases, find_changes, to_json
 from pipeline.errors import DefinitionError, SourceError, UsageError
-from pipeline.facts import Facts, read_side
 from pipeline.lock import SourcesLock
 from pipeline.model import Digest, Module
 from pipeline.report.comparison import say_diff
 from pipeline.store import Store
+from pipeline.trace.diff import ReleaseDiff, diff_releases, find_changes, to_json
+from pipeline.trace.facts import Facts, read_side
 
 OLDER, NEWER = "v1.23.14+rfor1", "v1.25.4+rfor1"
 """Real releases that have a sources.lock and no committed base lock."""

@@ -18,11 +18,11 @@ import yaml
 from engine import BASE, GO, HELLO, HOST, REPO, SMALL, fails, lock_small, run, shared_store, toolchain, write_checkout
 
 from pipeline.errors import SourceError, UsageError
-from pipeline.explain import explain
 from pipeline.model import Digest
 from pipeline.pack.members import read_members
 from pipeline.report.chain import render_chain
 from pipeline.store import remove_tree
+from pipeline.trace.explain import explain
 
 TARBALL = f"rfo.linux-{HOST}.tar.gz"
 DIST = f"dist/{SMALL}"

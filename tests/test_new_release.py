@@ -17,9 +17,9 @@ from engine import ARCHES, BASE, HELLO, HOST, REPO, fails, inputs, make_context,
 from test_sources_git import GO_MOD, TAG, Repository
 
 from pipeline.definitions import Definitions
+from pipeline.draft.new_release import Draft, draft_release, make_wish, write_release
 from pipeline.errors import NetworkError, PipelineError, UsageError
 from pipeline.locks import make_locks
-from pipeline.new_release import Draft, draft_release, make_wish, write_release
 from pipeline.release import release
 from pipeline.sources.go import GoSources
 from pipeline.store import Store, remove_tree

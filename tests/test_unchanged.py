@@ -9,6 +9,8 @@ from engine import HOST, make_context, run, shared_store
 from test_rebuild import candidate_of, leaking
 
 from pipeline import release as module
+from pipeline.context import Context
+from pipeline.graph import Graph
 from pipeline.release import Summary
 from pipeline.store import remove_tree
 
@@ -26,7 +28,12 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was planned since."""
     plans: list[str] = []
     real = module.make_graph
-    monkeypatch.setattr(module, "make_graph", lambda context: (plans.append("plan"), real(context))[1])
+
+    def plan(context: Context) -> Graph:
+        plans.append("plan")
+        return real(context)
+
+    monkeypatch.setattr(module, "make_graph", plan)
     return plans
 
 

@@ -31,7 +31,7 @@ from pipeline.release import make_graph
 from pipeline.report.reasons import render_reasons
 from pipeline.scheduler import Scheduler
 from pipeline.store import Store
-from pipeline.why import Change, Item, Reasons, existing_store, why_rebuilt
+from pipeline.trace.why import Change, Item, Reasons, existing_store, why_rebuilt
 
 NAME = f"build/reasons/{HOST}"
 

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
+from pipeline.draft.yamledit import Document, Plain, render
 from pipeline.errors import DefinitionError
-from pipeline.yamledit import Document, Plain, render
 
 TEXT = """\
 # why this file is so

@@ -6,10 +6,10 @@ import subprocess
 import time
 from pathlib import Path
 
+from pipeline.compare.compare import compare
 from pipeline.errors import HostError
 from pipeline.model import Digest
 from pipeline.process import run
-from pipeline.proof.compare import compare
 from pipeline.store import Store
 
 HASHED = 1 << 30

@@ -19,8 +19,8 @@ from pipeline.cli.common import DEBUG, reporting
 def diff(c: Context, before: str, after: str, bytes: bool = False, json: bool = False, debug: bool = False) -> None:
     """Print what two releases differ in: components, toolchains, modules, packages, deviations, sizes, bytes."""
     from pipeline.context import CHECKOUT
-    from pipeline.diff import diff_releases
     from pipeline.report.comparison import say_diff
+    from pipeline.trace.diff import diff_releases
 
     with reporting(debug):
         say_diff(diff_releases(before, after, CHECKOUT, look_inside=bytes), as_json=json)

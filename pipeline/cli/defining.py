@@ -40,7 +40,7 @@ def new_release(
 ) -> None:
     """Define a release from another one: write releases/VERSION/release.yaml for review."""
     from pipeline.context import host_arch
-    from pipeline.new_release import draft_release, make_wish, write_release
+    from pipeline.draft.new_release import draft_release, make_wish, write_release
     from pipeline.report.drafting import say_draft
 
     with reporting(debug):

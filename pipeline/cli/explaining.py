@@ -21,8 +21,8 @@ def explain(
 ) -> None:
     """Tell where a file comes from: the chain from it back to every pin. Fetches and writes nothing."""
     from pipeline.context import CHECKOUT
-    from pipeline.explain import explain as look
     from pipeline.report.chain import say_chain
+    from pipeline.trace.explain import explain as look
 
     with reporting(debug):
         say_chain(look(artifact, CHECKOUT, release), full=full, as_json=json)
@@ -44,8 +44,8 @@ def why_rebuilt(
     """Tell which part of an action's key changed, so that it ran again or would run now."""
     from pipeline.context import store_folder
     from pipeline.report.reasons import say_reasons
-    from pipeline.why import existing_store
-    from pipeline.why import why_rebuilt as look
+    from pipeline.trace.why import existing_store
+    from pipeline.trace.why import why_rebuilt as look
 
     with reporting(debug):
         run = make_context(version=version, base=base or None, offline=True, locked=True) if version else None

@@ -1,1 +1,1 @@
-"""Proof that a release can be made again: artifacts compared byte for byte, and differences explained."""
+"""The proof of a candidate: build it again under other circumstances, and judge every artifact."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.compare.compare import compare
+from pipeline.compare.difference import MISSING, Difference
 from pipeline.context import Context
 from pipeline.model import Digest
 from pipeline.proof.candidate import Candidate
-from pipeline.proof.compare import compare
-from pipeline.proof.difference import MISSING, Difference
 from pipeline.proof.exceptions import Excepted, find_exception
 from pipeline.proof.prover import Attempt
 

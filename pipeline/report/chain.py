@@ -46,7 +46,7 @@ def say_chain(facts: dict[str, Any], *, full: bool, as_json: bool) -> None:
 
 
 def render_chain(facts: dict[str, Any], *, full: bool) -> str:
-    """The facts of `pipeline.explain.explain` as text; modules and packages are counted unless `full`."""
+    """The facts of `pipeline.trace.explain.explain` as text; modules and packages are counted unless `full`."""
     top = Branch(_title(facts["file"]))
     _release(top, facts)
     done: set[str] = set()

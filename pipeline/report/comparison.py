@@ -4,10 +4,10 @@ import json
 import sys
 from typing import Any
 
-from pipeline.diff import Changes, ReleaseDiff, to_json
+from pipeline.compare.difference import printable, show_value
 from pipeline.model import PLATFORMS
-from pipeline.proof.difference import printable, show_value
 from pipeline.report.progress import Progress, size
+from pipeline.trace.diff import Changes, ReleaseDiff, to_json
 
 MOST = 40
 """Lines of one kind for people; `--json` has all."""

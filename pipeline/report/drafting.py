@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.context import Context
-    from pipeline.new_release import Draft
+    from pipeline.draft.new_release import Draft
 
 
 def say_draft(draft: "Draft", context: "Context", *, written: bool, as_json: bool) -> None:

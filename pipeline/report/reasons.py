@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.report.progress import duration
 
 if TYPE_CHECKING:
-    from pipeline.why import Change, Item, Now, Reasons
+    from pipeline.trace.why import Change, Item, Now, Reasons
 
 SHOWN = 20
 """Modules or packages of one change that are listed; --json has all."""

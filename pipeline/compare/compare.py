@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.compare.difference import MISSING, Difference, Differences
+from pipeline.compare.span import Span, first_difference
 from pipeline.errors import SourceError
-from pipeline.proof.difference import MISSING, Difference, Differences
-from pipeline.proof.span import Span, first_difference
 
 LIMIT = 20
 """Differences of one artifact that are explained; the others are counted."""
@@ -33,7 +33,7 @@ def compare(expected: Path, found: Path, artifact: str, *, work: Path | None = N
         offset = first_difference(left, right)
         if offset is None:
             return []
-        from pipeline.proof.explain import Explainer
+        from pipeline.compare.explainer import Explainer
 
         differences = Differences(artifact, LIMIT)
         Explainer(differences, work).explain((), left, right, offset)

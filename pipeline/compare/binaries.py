@@ -3,10 +3,10 @@
 import struct
 from collections.abc import Iterator
 
+from pipeline.compare.difference import show_bytes
+from pipeline.compare.formats import Format, Layout, Part, show_little, text_of
+from pipeline.compare.span import Span
 from pipeline.errors import SourceError
-from pipeline.proof.difference import show_bytes
-from pipeline.proof.formats import Format, Layout, Part, show_little, text_of
-from pipeline.proof.span import Span
 
 MAX_SECTIONS = 4096
 MAX_STRINGS = 1 << 20

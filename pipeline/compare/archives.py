@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 
+from pipeline.compare.difference import show_bytes
+from pipeline.compare.formats import MAX_NAME, Format, Layout, Part, show_little, show_text, text_of
+from pipeline.compare.span import Span
 from pipeline.errors import SourceError
-from pipeline.proof.difference import show_bytes
-from pipeline.proof.formats import MAX_NAME, Format, Layout, Part, show_little, show_text, text_of
-from pipeline.proof.span import Span
 
 
 def _stream(codec: str) -> Callable[[Span], Iterator[Part]]:

@@ -7,8 +7,8 @@ the comparison fall back to the container's own bytes.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.proof.difference import show_bytes, show_value
-from pipeline.proof.span import Span
+from pipeline.compare.difference import show_bytes, show_value
+from pipeline.compare.span import Span
 
 MAX_NAME = 1 << 16
 """Bytes of a member's name or of a tar header's extension."""

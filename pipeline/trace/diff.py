@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.compare.difference import Difference
 from pipeline.definitions import Definitions
 from pipeline.errors import UsageError
-from pipeline.facts import Facts, Side, read_side
-from pipeline.proof.difference import Difference
 from pipeline.publish.published import Published
+from pipeline.trace.facts import Facts, Side, read_side
 
 SECTIONS = ("release", "components", "toolchains", "modules", "packages", "deviations", "binaries", "artifacts")
 """Kinds of facts, in the order in which they are said."""
@@ -71,7 +71,7 @@ def find_changes(before: Facts, after: Facts) -> Changes:
 
 
 def _look_inside(before: Side, after: Side, sections: dict[str, Changes]) -> dict[str, list[Difference]]:
-    from pipeline.proof.compare import compare
+    from pipeline.compare.compare import compare
 
     old, new = _files_of(before), _files_of(after)
     return {

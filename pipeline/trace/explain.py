@@ -13,7 +13,6 @@ from typing import Any
 from pipeline.context import Context, Options
 from pipeline.definitions import Definitions
 from pipeline.errors import BuildError, PipelineError, SourceError
-from pipeline.find import Found, find
 from pipeline.graph import Action, Graph, Ref
 from pipeline.lock import BaseLock, Package, read_lock
 from pipeline.model import Digest, Module
@@ -24,6 +23,7 @@ from pipeline.publish.published import Published
 from pipeline.report.progress import Progress
 from pipeline.roots import Root
 from pipeline.store import Output, Store
+from pipeline.trace.find import Found, find
 from pipeline.units import Unit
 
 DECISIVE = ("definition", "sources.lock")

@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from pipeline.compare.difference import SHOWN
 from pipeline.errors import SourceError
-from pipeline.proof.difference import SHOWN
 
 BLOCK = 1 << 17
 """Bytes compared at a time: two blocks stay in a core's cache and come from the allocator without a system call."""

@@ -14,15 +14,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.context import parse_pairs
 from pipeline.definitions import ComponentChoice, Definitions, Deviation, GoVersion, PlatformChoice, Release, Version
+from pipeline.draft.toolchains import DEFAULT, Toolchains
+from pipeline.draft.yamledit import Document, Plain
 from pipeline.errors import DefinitionError, HostError, UsageError
 from pipeline.lock import write_atomically
 from pipeline.locking import LockedSources, read_sources, write_sources
 from pipeline.model import Digest, ReleaseVersion
 from pipeline.sources.go import GoSources
-from pipeline.toolchains import DEFAULT, Toolchains
 from pipeline.units import Unit, lock_subject, units_of
 from pipeline.versions import compare
-from pipeline.yamledit import Document, Plain
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.proof.difference import MISSING, show_bytes, show_value
-from pipeline.proof.span import BLOCK, Span, around
+from pipeline.compare.difference import MISSING, show_bytes, show_value
+from pipeline.compare.span import BLOCK, Span, around
 
 MAX_JSON = 16 << 20
 """Bytes of a JSON document that is parsed: in memory it takes many times as much."""

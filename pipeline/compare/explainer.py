@@ -13,14 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.base.archives import Decoder, Decompressed, Gzip
+from pipeline.compare.archives import ARCHIVES
+from pipeline.compare.binaries import BINARIES
+from pipeline.compare.difference import MISSING, Differences, show_bytes, show_value
+from pipeline.compare.formats import Format, Part
+from pipeline.compare.leaves import explain_leaf
+from pipeline.compare.span import Span, SpanReader, around, first_difference
 from pipeline.errors import SourceError
 from pipeline.model import CHUNK
-from pipeline.proof.archives import ARCHIVES
-from pipeline.proof.binaries import BINARIES
-from pipeline.proof.difference import MISSING, Differences, show_bytes, show_value
-from pipeline.proof.formats import Format, Part
-from pipeline.proof.leaves import explain_leaf
-from pipeline.proof.span import Span, SpanReader, around, first_difference
 
 MAX_DEPTH = 6
 """Containers inside each other that are stepped into."""

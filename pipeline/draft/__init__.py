@@ -1,0 +1,1 @@
+"""Drafts of definitions: a new release from an old one."""
