@@ -17,6 +17,7 @@ from pipeline.proof.judge import Judged, judge
 from pipeline.proof.prover import Prover
 from pipeline.proof.result import Proof
 from pipeline.proof.variations import Variation
+from pipeline.release import make_graph, refuse_small_disk
 from pipeline.report.progress import Progress
 from pipeline.store import Store, store_error
 
@@ -57,6 +58,8 @@ def rebuild(asked: Asked, progress: Progress, checkout: Path = CHECKOUT) -> Proo
         bring_sources(context)
         prover = Prover(context, candidate.locks)
         chosen, omitted = prover.possible()
+        graph = make_graph(context).without_checks()
+        refuse_small_disk(graph, graph.order, context, cold=True)
         progress.step(f"building it again, {len(chosen)} circumstances varied")
         with prover.attempt(chosen) as attempt:
             progress.step("comparing")

@@ -124,12 +124,16 @@ def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> boo
     return len(context.inputs) < before
 
 
-def refuse_small_disk(graph: Graph, todo: Sequence[str], context: Context) -> None:
-    """Raise StoreError, before any time is spent, if what will run needs more space than there is."""
+def refuse_small_disk(graph: Graph, todo: Sequence[str], context: Context, *, cold: bool = False) -> None:
+    """Raise StoreError, before any time is spent, if what will run needs more space than there is.
+
+    With `cold` the compile caches are empty, so that what an action once left in them comes on top of its outputs.
+    """
     need = RESERVE
     for name in todo:
         last = context.store.history(name)
-        need += sum(2 * o.size for o in last.outputs.values()) if last else graph.actions[name].disk
+        need += sum(2 * o.size for o in last.outputs.values()) if last else 0
+        need += graph.actions[name].disk if cold or not last else 0
     free = shutil.disk_usage(context.store.root).free
     if free < need:
         raise StoreError(

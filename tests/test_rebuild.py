@@ -1,9 +1,13 @@
 """`inv rebuild`: the same bytes under all variations, or what differs and why."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
@@ -11,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import HELLO, HOST, REPO, environment, fails, make_context, run, shared_store, write_checkout
+from engine import HELLO, HOST, REPO, environment, fails, make_context, run, second_store, shared_store, write_checkout
+from faults import poison_compile_cache
 
-from pipeline.errors import DefinitionError, ProofError, SourceError, UsageError
+from pipeline.errors import DefinitionError, ProofError, SourceError, StoreError, UsageError
 from pipeline.model import Digest
 from pipeline.proof.bisect import find_cause
 from pipeline.proof.prover import Prover
@@ -22,6 +27,7 @@ from pipeline.proof.variations import Variation, circumstances, variations
 from pipeline.rebuild import Asked, rebuild, result_path
 from pipeline.report.progress import Progress
 from pipeline.report.proof import percent, say_proof
+from pipeline.store import Store
 
 GENERATOR = """package main
 
@@ -73,7 +79,7 @@ PROGRAM = """package main
 
 var version = "unset"
 
-func main() { println("hello", version, leaked) }
+func main() { println("hello", version, leaked, "the right code") }
 """
 """It imports nothing, so that a cold build of it is quick."""
 
@@ -104,10 +110,10 @@ def leaking(folder: Path, leak: str) -> Path:
     return write_checkout(folder, {"rfo": definition}, files, {"rfo": {}})
 
 
-def prove(checkout: Path, candidate: Path, **asked: Any) -> tuple[Proof, str]:
-    """The proof, and what was printed; on the tests' own store."""
+def prove(checkout: Path, candidate: Path, store: Path | None = None, **asked: Any) -> tuple[Proof, str]:
+    """The proof, and what was printed; on the tests' own store unless another is named."""
     progress = Progress(stream=StringIO())
-    with environment(RFO_STORE=str(shared_store().root)):
+    with environment(RFO_STORE=str(store or shared_store().root)):
         proof = rebuild(Asked(candidate, offline=True, **asked), progress, checkout)
     assert isinstance(progress.stream, StringIO)
     return proof, progress.stream.getvalue()
@@ -274,6 +280,96 @@ def test_a_binary_from_elsewhere_is_blamed_on_the_candidate(made: tuple[Path, Pa
     proof, _ = prove(checkout, copy, components=("rfo",))
     assert [c.kind for c in proof.causes] == ["candidate"]
     assert "poisoned compile cache" in proof.causes[0].text
+
+
+def test_a_poisoned_compile_cache_is_caught(tmp_path: Path) -> None:
+    """Checks pass and nothing in the store tells; only the proof does, which reads no cache."""
+    checkout = leaking(tmp_path / "checkout", "none")
+    clean = candidate_of(checkout)
+    honest = (clean / "release.json").read_bytes()
+    with second_store() as path:
+        store = Store(path)
+        run(checkout, store, arches=(HOST,))
+        assert poison_compile_cache(path, b"the right code", b"the wrong code") > 0
+        for record in (path / "records").iterdir():
+            record.unlink()
+        shutil.rmtree(clean)
+        dist = run(checkout, store, arches=(HOST,)).dist
+        assert dist is not None
+        assert (dist / "release.json").read_bytes() != honest, "the poison went into the candidate"
+        proof, _ = prove(checkout, dist, path)
+        assert {j.name for j in proof.failed} == {
+            f"rfo/{HOST}/rfo", f"rfo.linux-{HOST}.tar.gz", f"sha256sum-{HOST}.txt", "release.json",
+        }  # fmt: skip
+        assert {c.kind for c in proof.causes} == {"candidate"}
+        difference = next(j for j in proof.failed if j.kind == "binary").differences[0]
+        assert "the wrong" in difference.expected or "right" in difference.found
+
+
+def start(checkout: Path, candidate: Path, *prefix: str) -> "subprocess.Popen[str]":
+    """`inv rebuild` as a process of its own."""
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from pathlib import Path\nfrom pipeline.cli.common import reporting\nfrom pipeline.rebuild import *\n"
+        "with reporting(debug=False): rebuild(Asked(Path(sys.argv[3]), offline=True), Progress(), Path(sys.argv[4]))\n"
+    )
+    command = [*prefix, sys.executable, "-c", code, str(REPO), str(REPO / "tests"), str(candidate), str(checkout)]
+    env = {**os.environ, "RFO_STORE": str(shared_store().root)}
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def alive(text: str) -> list[str]:
+    """Command lines of running processes that hold `text`."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found += [line] if text in line else []
+    return found
+
+
+def test_a_killed_proof_leaves_no_process_and_the_next_one_succeeds(made: tuple[Path, Path]) -> None:
+    checkout, candidate = made
+    with start(checkout, candidate) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "start build/rfo" in line:
+                break
+        assert alive("of-another-builder")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 20
+        while (left := alive("of-another-builder")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert left == []
+    proof, _ = prove(checkout, candidate, components=("rfo",))
+    assert not proof.failed
+
+
+def test_a_full_disk_ends_a_proof_before_it_builds(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout, candidate = made
+    usage = shutil.disk_usage(shared_store().root)
+    monkeypatch.setattr("pipeline.release.shutil.disk_usage", lambda _: usage._replace(free=1 << 20))
+    error = fails(lambda: prove(checkout, candidate))
+    assert isinstance(error, StoreError)
+    assert "are needed" in error.reason
+
+
+def test_a_build_that_fails_is_said_with_its_log(tmp_path: Path) -> None:
+    """It compiles only on a base with a compiler, which the proof takes away."""
+    checkout = leaking(tmp_path / "checkout", "none")
+    generator = checkout / "components/rfo/src/generator/main.go"
+    text = generator.read_text().replace(
+        "text := ", 'if _, err := os.Stat("/usr/bin/gcc"); err != nil { panic("no gcc") }\n\ttext := '
+    )
+    generator.write_text(text)
+    candidate = candidate_of(checkout)
+    error = fails(lambda: prove(checkout, candidate))
+    assert isinstance(error, ProofError)
+    assert "generate/rfo" in error.reason
+    log = next(word for word in error.reason.split() if word.endswith("generate_rfo.log"))
+    assert "no gcc" in Path(log).read_text()
 
 
 def test_another_checkout_is_refused_by_the_name_of_what_differs(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ sources and nothing that was ever built: no compile cache, no action record.
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -15,18 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.context import Context
-from pipeline.errors import HostError, PipelineError, ProofError
+from pipeline.errors import HostError, PipelineError, ProofError, StoreError
 from pipeline.model import Digest
 from pipeline.proof.variations import Circumstances, Variation, circumstances, variations
 from pipeline.sandbox.bwrap import find_bwrap
 from pipeline.sources.tree import export_tree
-from pipeline.store import Output, Store
+from pipeline.store import Output, Store, store_error
 
 CODE = ("pipeline", "components", "releases", "images")
 """Folders of a checkout that the engine reads as they stand; of the others it takes what git tracks."""
 ROOTS = ("builder", "sysroot", "engine")
 """Roots that a proof builds with; it runs no program that it made, so it needs no emulator."""
 CLOCK = "libfaketime.so.1"
+FULL_DISK = 1 << 20
+"""Bytes free below which a process that died without a word is taken for a victim of a full disk."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +154,26 @@ class Prover:
             process.kill()
             process.wait()
             raise
-        if status == PipelineError.exit_code or not (folder / "result.json").exists():
-            reason, hint = _failure(folder, status)
-            raise ProofError(reason, hint)
+        if status or not (folder / "result.json").exists():
+            raise self._failure(folder, made, status)
+
+    def _failure(self, folder: Path, made: Circumstances, status: int) -> PipelineError:
+        """Why the process ended without a result; the logs that it names are kept in the store."""
+        try:
+            said = json.loads((folder / "failure.json").read_bytes())
+            reason, hint, kind = str(said["reason"]), str(said["hint"]), str(said["kind"])
+        except (OSError, ValueError, KeyError, TypeError):
+            if shutil.disk_usage(folder).free < FULL_DISK:  # it could not even say so
+                return store_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), folder)
+            return ProofError(f"the engine ended with status {status} while it built the candidate again; see above")
+        logs, kept = folder / "store" / "logs", self.context.store.root / "logs" / "proof"
+        if logs.is_dir():
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(logs, kept)
+        reason = reason.replace(f"{made.folder}/store/logs/", f"{kept}/")
+        if kind == StoreError.kind:
+            return StoreError(reason.replace(made.folder, str(folder)), hint)
+        return ProofError(f"the candidate could not be built again: {reason}", hint)
 
 
 def _arguments(folder: Path, made: Circumstances, userland: Path | None, shared: Mapping[str, Path]) -> list[str]:
@@ -223,12 +243,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system
         shutil.copyfile(source, target)
-
-
-def _failure(folder: Path, status: int) -> tuple[str, str]:
-    """Why the process ended without a result."""
-    try:
-        said = json.loads((folder / "failure.json").read_bytes())
-        return f"the candidate could not be built again: {said['reason']}", str(said["hint"])
-    except (OSError, ValueError, KeyError):
-        return f"the engine ended with status {status} while it built the candidate again; see above", ""

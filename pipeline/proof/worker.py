@@ -50,16 +50,16 @@ def main(path: Path) -> int:
     from pipeline.errors import PipelineError
 
     try:
-        result = build(spec)
+        (path.parent / "result.json").write_text(json.dumps(build(spec)))
     except PipelineError as error:
-        (path.parent / "failure.json").write_text(json.dumps({"reason": error.reason, "hint": error.hint}))
-        return error.exit_code
+        fault = error
     except Exception as error:
-        reason = f"the engine failed: {type(error).__name__}: {error}"
-        (path.parent / "failure.json").write_text(json.dumps({"reason": reason, "hint": ""}))
-        return PipelineError.exit_code
-    (path.parent / "result.json").write_text(json.dumps(result))
-    return 0
+        fault = PipelineError(f"the engine failed: {type(error).__name__}: {error}")
+    else:
+        return 0
+    said = {"reason": fault.reason, "hint": fault.hint, "kind": fault.kind}
+    (path.parent / "failure.json").write_text(json.dumps(said))
+    return fault.exit_code
 
 
 def build(spec: dict[str, Any]) -> dict[str, Any]:
