@@ -2,7 +2,7 @@
 
 The distribution is a signed mirror made here of two packages, with the shell and gzip of the tests' real base; the
 release compiles one program that imports nothing. It runs in this process, or in one of its own that can be killed or
-given a full disk: `python tests/faults.py ACTION --store S --checkout C`.
+given a full disk: `python tests/faults.py --store S --checkout C --mirror URI`.
 """
 
 import argparse
@@ -392,9 +392,7 @@ def main() -> None:
         met = [run_full(place, stage, int(free)) for stage, _, free in (f.partition("=") for f in asked.full)]
         json.dump({"expected": place.made(), "met": met}, sys.stdout)
         return
-    context = make_context(
-        place.checkout, Store(place.store), components=tuple(asked.component), mirrors={TINY: asked.mirror}
-    )
+    context = place.context(components=tuple(asked.component))
     context.progress.stream = sys.stderr
     try:
         summary = release(context)
