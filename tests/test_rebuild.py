@@ -303,7 +303,8 @@ def test_a_poisoned_compile_cache_is_caught(tmp_path: Path) -> None:
         }  # fmt: skip
         assert {c.kind for c in proof.causes} == {"candidate"}
         difference = next(j for j in proof.failed if j.kind == "binary").differences[0]
-        assert "the wrong" in difference.expected or "right" in difference.found
+        assert difference.expected.startswith(b"wrong code".hex(" "))
+        assert difference.found.startswith(b"right code".hex(" "))
 
 
 def start(checkout: Path, candidate: Path, *prefix: str) -> "subprocess.Popen[str]":
