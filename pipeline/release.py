@@ -37,7 +37,7 @@ class Summary:
 def release(context: Context) -> Summary:
     """Make what the options ask for. Raises PipelineError; what was finished before stays in the store."""
     whole = not context.options.components and not context.options.actions
-    subject = read_all(context) if whole and not context.options.dry_run and not context.options.sources else None
+    subject = read_all(context) if whole else None
     if subject and (known := recall(context, subject)) is not None:
         return Summary(0, *known)
     graph = make_graph(context)

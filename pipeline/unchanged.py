@@ -11,23 +11,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.context import Context, store_folder
 from pipeline.engine import code_digest
 from pipeline.errors import PipelineError
 from pipeline.graph import canonical
 from pipeline.lock import write_atomically
-from pipeline.model import Digest, RootedPath
+from pipeline.model import Digest, ReleaseVersion, RootedPath
 from pipeline.process import run
 from pipeline.store import Output, Store, store_error, touch
 
 if TYPE_CHECKING:
-    from pipeline.context import Context
     from pipeline.scheduler import Result
 
 READ = ("components", "images", "install")
 """Folders of a checkout that every release reads, besides its own below releases/."""
 
 
-def recall(context: "Context", subject: Digest) -> tuple[int, Path] | None:
+def recall(context: Context, subject: Digest) -> tuple[int, Path] | None:
     """How many actions have their results in the store, and the folder that they are published in; None if not all are.
 
     `subject` is what `read_all` gave for the run. No definition is parsed: that takes longer the more there are.
@@ -49,7 +49,7 @@ def recall(context: "Context", subject: Digest) -> tuple[int, Path] | None:
         return None
 
 
-def note(context: "Context", subject: Digest, result: "Result") -> None:
+def note(context: Context, subject: Digest, result: "Result") -> None:
     """Remember that a run of everything the options ask for has succeeded. Raises StoreError.
 
     Nothing is noted if what the run read was changed meanwhile, by somebody or by the run itself, which may lock.
@@ -76,9 +76,18 @@ def _path(store: Store, subject: Digest) -> Path:
     return store.root / "runs" / f"{subject.hex}.json"
 
 
-def read_all(context: "Context") -> Digest:
-    """Over everything that decides what a run makes and where. Raises OSError."""
+def read_all(context: Context) -> Digest | None:
+    """Over everything that decides what a run makes and where; None where that is not asked or cannot be known.
+
+    A store is not made for it: whoever mistyped an option is told so before anything is written. Raises
+    DefinitionError for what is no version, as it names a folder.
+    """
     options = context.options
+    ReleaseVersion.parse(options.version)
+    if options.dry_run or options.sources or options.mirrors:
+        return None
+    if "store" not in vars(context) and not store_folder().is_dir():
+        return None
     asked: Mapping[str, Any] = {
         "version": options.version,
         "base": options.base,
@@ -95,7 +104,7 @@ def read_all(context: "Context") -> Digest:
     return Digest(total.hexdigest())
 
 
-def _files(context: "Context") -> Iterator[Path]:
+def _files(context: Context) -> Iterator[Path]:
     folders = [context.checkout / name for name in (*READ, f"releases/{context.options.version}")]
     for folder in [*folders, context.store.root / "locks-of-bases"]:
         for parent, names, files in os.walk(folder):

@@ -111,6 +111,7 @@ def test_what_changed_during_the_run_is_not_noted(tmp_path: Path, planned: list[
     checkout = leaking(tmp_path / "checkout", "none")
     context = make_context(checkout, arches=(HOST,))
     subject = read_all(context)
+    assert subject is not None
     CHANGES["a source"](checkout)
     note(context, subject, Result())
     assert recall(context, subject) is None
