@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.context import CHECKOUT, Context, store_folder
-from pipeline.errors import ProofError
+from pipeline.errors import ProofError, UsageError
 from pipeline.lock import write_atomically
 from pipeline.proof.bisect import Cause, find_cause
 from pipeline.proof.candidate import context_of, read_candidate, refuse_other_inputs
@@ -43,11 +44,12 @@ class Asked:
 def rebuild(asked: Asked, progress: Progress, checkout: Path = CHECKOUT) -> Proof:
     """Prove a candidate, and write the result beside it. The caller judges the proof's `failed`.
 
-    Raises ProofError if the candidate was made from something else than this checkout, or cannot be built again;
-    SourceError if one of its files is not what it says.
+    Raises UsageError if the result cannot be written where it is wanted, ProofError if the candidate was made from
+    something else than this checkout, or cannot be built again; SourceError if one of its files is not what it says.
     """
     progress.step(f"checking the candidate {asked.candidate.name}")
     candidate = read_candidate(asked.candidate)
+    refuse_unwritable(result_path(asked))
     exceptions = read_exceptions(checkout, datetime.now(UTC).date())
     context = context_of(
         candidate, progress, checkout, arches=asked.arches, components=asked.components, jobs=asked.jobs,
@@ -130,6 +132,17 @@ def _seconds(item: Judged, context: Context) -> float:
 def result_path(asked: Asked) -> Path:
     """Where the result of a proof is written."""
     return asked.output or asked.candidate.with_name(f"{asked.candidate.name}.proof.json")
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise UsageError, before half an hour is spent, if a result could not be written to `path`."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"the result cannot be written to {path}: {error.strerror}", "name another place: --output FILE"
+        ) from error
 
 
 def write_result(proof: Proof, asked: Asked) -> None:

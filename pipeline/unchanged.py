@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.graph import canonical
 from pipeline.lock import write_atomically
 from pipeline.model import Digest, ReleaseVersion, RootedPath
-from pipeline.process import run
+from pipeline.sources.tree import git_names
 from pipeline.store import Output, Store, store_error, touch
 
 if TYPE_CHECKING:
@@ -57,16 +57,16 @@ def note(context: Context, subject: Digest, result: "Result") -> None:
     if read_all(context) != subject:
         return
     made = {(str(o.digest), o.size) for outputs in result.outputs.values() for o in outputs.values()}
-    manifest = context.dist / "release.json"
-    published = {a["name"]: a["digest"] for a in json.loads(manifest.read_bytes())["artifacts"]}
-    facts = {
-        "outputs": sorted(made),
-        "folder": str(context.dist),
-        "dist": {**published, manifest.name: str(Digest.of_file(manifest))},
-        "records": sorted(Digest.of_bytes(canonical(r.parts)).hex for r in result.records.values()),
-    }
-    path = _path(context.store, subject)
+    manifest, path = context.dist / "release.json", _path(context.store, subject)
     try:
+        text = manifest.read_bytes()
+        published = {a["name"]: a["digest"] for a in json.loads(text)["artifacts"]}
+        facts = {
+            "outputs": sorted(made),
+            "folder": str(context.dist),
+            "dist": {**published, manifest.name: str(Digest.of_bytes(text))},
+            "records": sorted(Digest.of_bytes(canonical(r.parts)).hex for r in result.records.values()),
+        }
         write_atomically(path, json.dumps(facts).encode())
     except OSError as error:
         raise store_error(error, path) from error
@@ -79,8 +79,9 @@ def _path(store: Store, subject: Digest) -> Path:
 def read_all(context: Context) -> Digest | None:
     """Over everything that decides what a run makes and where; None where that is not asked or cannot be known.
 
-    A store is not made for it: whoever mistyped an option is told so before anything is written. Raises
-    DefinitionError for what is no version, as it names a folder.
+    A store is not made for it: whoever mistyped an option is told so before anything is written. What cannot be read
+    (an editor's dangling link) says nothing of the release, which judges by itself. Raises DefinitionError for what is
+    no version, as it names a folder.
     """
     options = context.options
     ReleaseVersion.parse(options.version)
@@ -96,11 +97,13 @@ def read_all(context: Context) -> Digest | None:
         "machine": os.uname().machine,
     }
     total = hashlib.sha256(canonical(asked) + str(code_digest(".")).encode())
-    for path in _files(context):
-        total.update(f"{Digest.of_file(path)} {os.stat(path).st_mode & 0o100} {path}\n".encode())
+    try:
+        for path in _files(context):
+            total.update(f"{Digest.of_file(path)} {os.stat(path).st_mode & 0o100} {path}\n".encode())
+    except (OSError, UnicodeEncodeError):
+        return None
     if (context.checkout / ".git").exists():  # which files count as sources, besides what is in them
-        tracked = ["git", "-C", str(context.checkout), "ls-files", "-z", "--", "components", "install"]
-        total.update(run(tracked).stdout)
+        total.update(canonical(git_names(context.checkout, *READ)))
     return Digest(total.hexdigest())
 
 

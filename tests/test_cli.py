@@ -30,8 +30,19 @@ def inv(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_the_commands_are_listed(tmp_path: Path) -> None:
     done = inv(tmp_path, "--list")
     assert done.returncode == 0
-    for name in ("release", "lock", "fetch", "releases", "test", "bench"):
+    for name in (
+        "release", "lock", "fetch", "releases", "new-release", "rebuild", "explain", "why-rebuilt", "diff", "gc",
+        "store", "test", "bench",
+    ):  # fmt: skip
         assert f"  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("task", ["explain", "store", "diff", "why-rebuilt", "rebuild", "gc"])
+def test_help_may_stand_behind_a_task(task: str) -> None:
+    done = subprocess.run([CHECKOUT / "inv", task, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: ")
+    assert f" {task} " in done.stdout.splitlines()[0]
 
 
 def test_releases_are_listed_for_people_and_programs(tmp_path: Path) -> None:

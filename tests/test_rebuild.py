@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from engine import HELLO, HOST, REPO, environment, fails, make_context, run, second_store, shared_store, write_checkout
-from faults import poison_compile_cache
+from faults import own_mounts, poison_compile_cache
 
 from pipeline.errors import DefinitionError, ProofError, SourceError, StoreError, UsageError
 from pipeline.model import Digest
@@ -307,7 +307,7 @@ def test_a_poisoned_compile_cache_is_caught(tmp_path: Path) -> None:
         assert difference.found.startswith(b"right code".hex(" "))
 
 
-def start(checkout: Path, candidate: Path, *prefix: str) -> "subprocess.Popen[str]":
+def start(checkout: Path, candidate: Path, *prefix: str, store: Path | None = None) -> "subprocess.Popen[str]":
     """`inv rebuild` as a process of its own."""
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
@@ -315,7 +315,7 @@ def start(checkout: Path, candidate: Path, *prefix: str) -> "subprocess.Popen[st
         "with reporting(debug=False): rebuild(Asked(Path(sys.argv[3]), offline=True), Progress(), Path(sys.argv[4]))\n"
     )
     command = [*prefix, sys.executable, "-c", code, str(REPO), str(REPO / "tests"), str(candidate), str(checkout)]
-    env = {**os.environ, "RFO_STORE": str(shared_store().root)}
+    env = {**os.environ, "RFO_STORE": str(store or shared_store().root)}
     return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
 
@@ -348,13 +348,26 @@ def test_a_killed_proof_leaves_no_process_and_the_next_one_succeeds(made: tuple[
     assert not proof.failed
 
 
-def test_a_full_disk_ends_a_proof_before_it_builds(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_disk_ends_a_proof_before_it_builds(made: tuple[Path, Path], tmp_path: Path) -> None:
+    """A store whose own disk has 64 MiB, with the pins of the tests' store mounted into it."""
     checkout, candidate = made
-    usage = shutil.disk_usage(shared_store().root)
-    monkeypatch.setattr("pipeline.release.shutil.disk_usage", lambda _: usage._replace(free=1 << 20))
-    error = fails(lambda: prove(checkout, candidate))
-    assert isinstance(error, StoreError)
-    assert "are needed" in error.reason
+    small, full = tmp_path / "store", shared_store().root
+    small.mkdir()
+    commands = [f"mount -t tmpfs -o size=64m none '{small}'"]
+    for name in ("blobs", "trees", "gomod", "locks-of-bases"):
+        commands += [f"mkdir '{small}/{name}'", f"mount --bind '{full}/{name}' '{small}/{name}'"]
+    with start(checkout, candidate, *own_mounts(*commands), store=small) as process:
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == StoreError.exit_code
+    assert f"{small}: about" in said
+    assert "are free" in said
+    assert "building it again" not in said
+
+
+def test_a_result_that_has_no_place_is_said_first(made: tuple[Path, Path], tmp_path: Path) -> None:
+    error = fails(lambda: prove(*made, output=tmp_path / "gone" / "proof.json"))
+    assert isinstance(error, UsageError)
+    assert "--output" in error.hint
 
 
 def test_a_build_that_fails_is_said_with_its_log(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import fnmatch
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.compare.compare import compare
@@ -152,5 +152,4 @@ def _by_digest(name: str, expected: str | None, found: str | None) -> Difference
 def _excuse(judged: Judged, exceptions: Sequence[Excepted]) -> Judged:
     if judged.equal or not (entry := find_exception(judged.name, exceptions)):
         return judged
-    facts = {**vars(judged), "excepted": entry}
-    return Judged(**facts)
+    return replace(judged, excepted=entry)

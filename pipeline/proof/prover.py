@@ -23,7 +23,9 @@ from pipeline.sandbox.bwrap import find_bwrap
 from pipeline.sources.tree import export_tree
 from pipeline.store import Output, Store, store_error
 
-CODE = ("pipeline", "components", "releases", "images")
+ENGINE = Path(__file__).parent.parent
+"""The code that runs here and is to run there."""
+DEFINITIONS = ("components", "releases", "images")
 """Folders of a checkout that the engine reads as they stand; of the others it takes what git tracks."""
 ROOTS = ("builder", "sysroot", "engine")
 """Roots that a proof builds with; it runs no program that it made, so it needs no emulator."""
@@ -94,17 +96,13 @@ class Prover:
         context, checkout, store = self.context, folder / "checkout", folder / "store"
         (folder / "dist").mkdir()
         trees = sorted({"install", *(u.source.tree for u in context.all_units if u.source.tree)})
-        for name in CODE:
-            if (context.checkout / name).is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", ".*")
-                shutil.copytree(context.checkout / name, checkout / name, ignore=ignored, symlinks=True)
+        for copied in (ENGINE, *(context.checkout / name for name in DEFINITIONS)):
+            ignored = shutil.ignore_patterns("__pycache__", ".*")
+            shutil.copytree(copied, checkout / copied.name, ignore=ignored, symlinks=True)
         for tree in trees:
             shutil.rmtree(checkout / tree, ignore_errors=True)
             export_tree(context.checkout, tree, checkout / tree)
-        shutil.copy(Path(__file__).parent.parent.parent / "requirements.lock", checkout)
-        if not (checkout / "pipeline").exists():  # a checkout of definitions only
-            here = Path(__file__).parent.parent
-            shutil.copytree(here, checkout / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ENGINE.parent / "requirements.lock", checkout)
         blobs = Store(store)
         for pin in sorted(self._pins()):
             source = context.store.use(pin)

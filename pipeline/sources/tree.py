@@ -22,9 +22,7 @@ def tracked_files(root: Path, tree: str) -> list[str]:
     if not folder.is_dir():
         raise DefinitionError(f"tree {tree} does not exist in {root}")
     if (root / ".git").exists():
-        env = {k: v for k, v in os.environ.items() if k not in HOOKS}
-        listed = run(["git", "-C", str(folder), "ls-files", "-z", "--cached", "--", "."], env=env).stdout
-        names = [n for n in os.fsdecode(listed).split("\0") if n and os.path.lexists(folder / n)]
+        names = [n for n in git_names(folder, ".") if os.path.lexists(folder / n)]
     else:
         found = [(d, n) for d, folders, files in os.walk(folder) for n in [*files, *_links(d, folders)]]
         names = [os.path.relpath(os.path.join(d, n), folder) for d, n in found]
@@ -38,6 +36,13 @@ def tracked_files(root: Path, tree: str) -> list[str]:
         if not (folder / name).is_file():
             raise DefinitionError(f"tree {tree}: {name} is not a plain file (a submodule?)")
     return sorted(names)
+
+
+def git_names(folder: Path, *below: str) -> list[str]:
+    """What git tracks below folders of a checkout, relative to `folder`, whether it is still there or not."""
+    env = {k: v for k, v in os.environ.items() if k not in HOOKS}
+    listed = run(["git", "-C", str(folder), "ls-files", "-z", "--cached", "--", *below], env=env).stdout
+    return [n for n in os.fsdecode(listed).split("\0") if n]
 
 
 def tree_digest(root: Path, tree: str) -> Digest:

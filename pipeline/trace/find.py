@@ -15,7 +15,7 @@ from pipeline.publish.published import Artifact, Binary, Published, read_publish
 
 FORMS = (
     "name a file, a member (rfo.linux-amd64.tar.gz:bin/rfo), a digest (sha256:HEX), or a program and its architecture "
-    "(kubelet@arm64); options: ./inv --help explain"
+    "(kubelet@arm64); options: ./inv explain --help"
 )
 
 
