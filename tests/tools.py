@@ -1,0 +1,53 @@
+"""Programs that others wrote, which tests check our files with: built from Go modules or installed, and kept.
+
+The cache persists between test runs beside the tests' store. Every version is pinned; Go's checksum database says that
+the modules are what everybody gets.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.engine import store_root
+
+MODULES = {
+    "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
+    "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
+    "ko": "github.com/google/ko@v0.18.0",
+    "oras": "oras.land/oras/cmd/oras@v1.3.0",
+    "registry": "github.com/distribution/distribution/v3/cmd/registry@v3.0.0",
+    "syft": "github.com/anchore/syft/cmd/syft@v1.38.0",
+}
+"""Program to the package and version that it is built from."""
+
+
+def tool(name: str) -> str:
+    """The path of a program, built if it is not there yet; on the host's PATH if it is none of MODULES."""
+    if name not in MODULES:
+        found = shutil.which(name)
+        assert found, f"{name} is not installed; .ci/run installs what the tests use"
+        return found
+    folder = store_root() / "tools" / MODULES[name].rpartition("/")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / name
+    with (folder / "lock").open("w") as lock:  # test runs at the same time build it once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            _build(MODULES[name], program)
+    return str(program)
+
+
+def _build(package: str, program: Path) -> None:
+    """Build a program with the host's go, or the one that the bootstrap installs."""
+    go = shutil.which("go") or str(Path(sys.executable).parent / "go")
+    work = program.parent / "work"
+    environment = {**os.environ, "GOBIN": str(work), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GOTOOLCHAIN": "auto"}
+    done = subprocess.run(
+        [go, "install", package], env=environment, capture_output=True, text=True, check=False, timeout=1200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (work / program.name).rename(program)
+    shutil.rmtree(work)
