@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base import family
-from pipeline.definitions import Base, Definitions
+from pipeline.bases import Base
+from pipeline.definitions import Definitions
 from pipeline.errors import DefinitionError, HostError, NetworkError
 from pipeline.graph import canonical
 from pipeline.lock import BaseLock, lock_text, read_lock, write_atomically
@@ -23,7 +24,7 @@ def base_lock_path(base: Base, version: str, definitions: Definitions, store: St
 
 def base_subject(base: Base) -> Digest:
     """What a base's lock is made from: another one needs another lock."""
-    roots = {role: [recipe.per, sorted(recipe.packages)] for role, recipe in base.roots.items()}
+    roots = {role: [recipe.per, recipe.dependencies, sorted(recipe.packages)] for role, recipe in base.recipes.items()}
     suites = {arch: list(names) for arch, names in base.suites.items()}
     return Digest.of_bytes(canonical([base.family, base.origin, sorted(base.keys), suites, roots]))
 
@@ -90,8 +91,7 @@ def have_base_lock(
             raise DefinitionError(f"{path} does not match the definition of {base.name}", f"{hint} --update")
         progress.say(f"  the definition of {base.name} was changed after it was locked")
         lock = None
-    targets = {n for n, r in base.roots.items() if r.per == "target"}
-    if lock and all(lock.root(role, arch) for role in targets for arch in arches):
+    if lock and all(lock.root(role, arch) for role in base.targets for arch in arches):
         return lock
     if offline:
         if lock:
@@ -103,7 +103,7 @@ def have_base_lock(
         # For every architecture of the base: one that is built later must not change the lock of what is built now.
         whole = resolve_base(base, list(base.suites), host, store, progress, origin=origin)
         return write_base_lock(path, whole, progress)
-    missing = [a for a in arches if not all(lock.root(role, a) for role in targets)]
+    missing = [a for a in arches if not all(lock.root(role, a) for role in base.targets)]
     found = resolve_base(base, missing, host, store, progress, origin=origin)
     return write_base_lock(path, _extend(lock, found), progress)
 

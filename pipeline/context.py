@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.baselocks import have_base_lock
-from pipeline.definitions import Base, Definitions, Release
+from pipeline.bases import Base
+from pipeline.definitions import Definitions, Release
 from pipeline.errors import DefinitionError, HostError, UsageError
 from pipeline.inputs import Inputs
 from pipeline.lock import BaseLock
@@ -226,7 +227,7 @@ class Context:
         for arch in self.arches:
             base = self.bases[arch]
             lock = self.base_locks[base.name]
-            if not all(lock.root(n, arch) for n, r in base.roots.items() if r.per == "target"):
+            if not all(lock.root(role, arch) for role in base.targets):
                 reasons[arch] = dict(lock.missing).get(arch, f"the lock of base {base.name} lacks it")
             elif arch not in base.compilers and any(u.build.uses_cgo(arch) for u in self.units if arch in u.arches):
                 reasons[arch] = f"base {base.name} names no C compiler for it on this host"

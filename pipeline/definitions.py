@@ -4,7 +4,6 @@ Unknown keys are refused, and an error names file, key, what was expected and wh
 between versions of a component is a `ranges` entry in its file; nothing here knows any component or version.
 """
 
-import re
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -12,18 +11,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictBool, StrictInt, field_validator, model_validator
 
+from pipeline.bases import Base
 from pipeline.errors import DefinitionError
-from pipeline.model import ReleaseVersion, RootedPath
-from pipeline.strict import Strict, parsed_by, read_yaml, validate
+from pipeline.model import ReleaseVersion
+from pipeline.recipes import ImageRecipe
+from pipeline.strict import Arch, Inside, Name, Strict, Text, parse_size, parsed_by, read_yaml, validate
 from pipeline.versions import Constraint
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Arch = Annotated[str, Field(pattern=r"^(amd64|arm64|riscv64)$")]
 GoVersion = Annotated[str, Field(pattern=r"^1\.[0-9]+(\.[0-9]+)?$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")]
-Text = Annotated[str, Field(min_length=1)]
-Inside = Annotated[Text, parsed_by(RootedPath.parse)]
-"""A path that cannot leave the folder it is relative to."""
 GitUrl = Annotated[str, Field(pattern=r"^(https|ssh|git|file)://[^\s]+$")]
 FileUrl = Annotated[str, Field(pattern=r"^(https?|file)://[^\s?#]+/[^\s?#/]+$")]
 
@@ -201,6 +197,8 @@ class Release(Strict):
     bases: dict[Arch, Name] = Field(min_length=1)
     toolchains: Toolchains
     components: dict[Name, ComponentChoice] = Field(min_length=1)
+    images: tuple[Name, ...] = ()
+    charts: tuple[Name, ...] = ()
     deviations: tuple[Deviation, ...] = ()
 
     @field_validator("date", mode="before")
@@ -227,53 +225,6 @@ class Release(Strict):
     def epoch(self) -> int:
         """The release date in seconds since 1970."""
         return int(self.date.timestamp())
-
-
-class RootRecipe(Strict):
-    """One root assembled from a base's packages: what is asked for and what scripts would have made."""
-
-    packages: tuple[str, ...]
-    per: Literal["host", "target"]
-    """`host`: for the machine that builds. `target`: one for each architecture of the release."""
-    drop: tuple[str, ...] = ()
-    """Path prefixes that are left out."""
-    directories: dict[str, Annotated[StrictInt, Field(ge=0, le=0o1777)]] = Field(default_factory=dict)
-    links: dict[str, str] = Field(default_factory=dict)
-    files: dict[str, str] = Field(default_factory=dict)
-
-
-class Base(Strict):
-    """The operating system content that builds run in and images start from."""
-
-    name: Name
-    family: Literal["deb", "rpm"]
-    floating: StrictBool = False
-    """A stand-in whose lock is made at first use and never committed."""
-    origin: str
-    """deb: the distribution (`Origin:` of its Release files) whose mirror the host's apt is configured with.
-    rpm: the repository's URL."""
-    keys: tuple[Annotated[str, Field(pattern=r"^[0-9A-F]{40}$")], ...] = Field(min_length=1)
-    """Fingerprints of the OpenPGP keys that may sign metadata and packages."""
-    key_file: str = ""
-    """rpm: where the repository serves its key, relative to `origin` (`{rpm_arch}` may stand in it).
-
-    It is used only if its fingerprint is in `keys`.
-    """
-    suites: dict[Arch, tuple[str, ...]]
-    """deb: suites per architecture, the first that resolves is taken. rpm: repositories, all of them are used."""
-    rootfs: dict[Arch, str] = Field(default_factory=dict)
-    """rpm: path of the official root file system archive, relative to `origin`."""
-    roots: dict[Literal["builder", "sysroot", "emulator", "engine"], RootRecipe]
-    compilers: dict[Arch, str]
-    """The C compiler command for each target, inside the builder root; `{sysroot}` is the target's sysroot."""
-
-
-def parse_size(text: str) -> int:
-    """`6GiB`, `512MiB` to bytes; raises ValueError."""
-    match = re.fullmatch(r"([1-9][0-9]{0,5})(MiB|GiB)", text)
-    if not match:
-        raise ValueError(f"{text!r} is not a size such as 512MiB or 6GiB")
-    return int(match[1]) << (20 if match[2] == "MiB" else 30)
 
 
 class Definitions:
@@ -362,6 +313,14 @@ class Definitions:
         if base.name != name:
             raise DefinitionError(f"{path}: key name: expected {name}, as its file is called; found {base.name}")
         return base
+
+    def image(self, name: str) -> ImageRecipe:
+        """The image recipe called `name`; raises DefinitionError."""
+        path = self.root / "images" / "openeuler" / f"{name}.yaml"
+        recipe = validate(ImageRecipe, read_yaml(path), path)
+        if recipe.name != name:
+            raise DefinitionError(f"{path}: key name: expected {name}, as its file is called; found {recipe.name}")
+        return recipe
 
     def _component_file(self, name: str) -> Path:
         return self.root / "components" / name / "component.yaml"

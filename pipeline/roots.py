@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.base import family
 from pipeline.base.assemble import assemble, tree_digest
-from pipeline.definitions import Base, RootRecipe
+from pipeline.bases import Base, RootRecipe
 from pipeline.engine import code_digest
 from pipeline.errors import DefinitionError, SourceError, StoreError
 from pipeline.graph import canonical
@@ -67,7 +67,7 @@ class Roots:
 
     def find(self, role: str, arch: str) -> Root:
         """The root for a role; host roots serve every target. Raises DefinitionError if the base has none."""
-        recipe = next((r for n, r in self.base.roots.items() if n == role), None)
+        recipe = self.base.recipes.get(role)
         if recipe is None:
             raise DefinitionError(f"base {self.base.name} has no root {role}")
         owner = self.host if recipe.per == "host" else arch

@@ -3,14 +3,16 @@
 Reads files; knows nothing of what they define.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import DefinitionError, PipelineError
+from pipeline.model import RootedPath
 
 MAX_FILE = 1 << 20
 """Bytes of one definition file; more is a mistake."""
@@ -36,6 +38,21 @@ def parsed_by(parse: Callable[[str], object]) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Arch = Annotated[str, Field(pattern=r"^(amd64|arm64|riscv64)$")]
+Text = Annotated[str, Field(min_length=1)]
+Inside = Annotated[Text, parsed_by(RootedPath.parse)]
+"""A path that cannot leave the folder it is relative to."""
+
+
+def parse_size(text: str) -> int:
+    """`6GiB`, `512MiB` to bytes; raises ValueError."""
+    match = re.fullmatch(r"([1-9][0-9]{0,5})(MiB|GiB)", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size such as 512MiB or 6GiB")
+    return int(match[1]) << (20 if match[2] == "MiB" else 30)
 
 
 class _Loader(yaml.SafeLoader):

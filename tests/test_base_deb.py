@@ -23,7 +23,7 @@ import pytest
 from pipeline.base import archives, deb, family
 from pipeline.base.archives import open_data
 from pipeline.base.assemble import MTIME, assemble, tree_digest
-from pipeline.definitions import Base, RootRecipe
+from pipeline.bases import Base, RootRecipe
 from pipeline.errors import (
     DefinitionError,
     HostError,

@@ -27,7 +27,8 @@ from pipeline.base.cpio import extract_cpio
 from pipeline.base.mirror import Mirror
 from pipeline.base.openpgp import Keyring
 from pipeline.base.rpmfile import PAYLOAD_DIGEST, check_signature, read_rpm, unpack_rpm
-from pipeline.definitions import Base, Definitions, RootRecipe
+from pipeline.bases import Base, RootRecipe
+from pipeline.definitions import Definitions
 from pipeline.errors import DefinitionError, NetworkError, SourceError
 from pipeline.lock import BaseLock, Package
 from pipeline.model import PLATFORMS, Digest

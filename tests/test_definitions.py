@@ -7,9 +7,9 @@ import pytest
 from conftest import VERSION, Checkout, dump
 
 from pipeline.context import CHECKOUT
-from pipeline.definitions import Definitions, parse_size
+from pipeline.definitions import Definitions
 from pipeline.errors import DefinitionError
-from pipeline.strict import MAX_FILE, read_yaml
+from pipeline.strict import MAX_FILE, parse_size, read_yaml
 from pipeline.units import units_of
 from pipeline.versions import fill
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.engine import store_root
+from engine import store_root
 
 MODULES = {
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from pipeline.definitions import Base
+from pipeline.bases import Base
 from pipeline.lock import BaseLock, Package
 
 Deliver = Callable[[Package, Path], None]

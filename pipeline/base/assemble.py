@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 from pipeline.base import family
-from pipeline.definitions import Base, RootRecipe
+from pipeline.bases import Base, RootRecipe
 from pipeline.errors import DefinitionError, SourceError, StoreError
 from pipeline.extract import check_link, make_directory, resolve_inside, write_file
 from pipeline.lock import Package

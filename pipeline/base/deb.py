@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from pipeline.base.archives import open_data
-from pipeline.definitions import Base
+from pipeline.bases import Base
 from pipeline.errors import HostError, NetworkError, SourceError, UsageError
 from pipeline.extract import READ, extract_tar
 from pipeline.lock import BaseLock, Package, Suite
@@ -87,8 +87,8 @@ def lock(base: Base, arches: Sequence[str], host: str, *, origin: str | None, wo
     mirror = _find_mirror(base, origin)
     keyring = _find_keyring(base)
     work.mkdir(parents=True, exist_ok=True)
-    wanted = {arch: [r for r, recipe in base.roots.items() if recipe.per == "target"] for arch in sorted(set(arches))}
-    wanted[host] = wanted.get(host, []) + [r for r, recipe in base.roots.items() if recipe.per == "host"]
+    wanted = {arch: list(base.targets) for arch in sorted(set(arches))}
+    wanted[host] = wanted.get(host, []) + [r for r, recipe in base.recipes.items() if recipe.per == "host"]
     with ThreadPoolExecutor(len(wanted)) as pool:  # updates wait for the network
         jobs = {
             arch: pool.submit(_lock_arch, base, arch, roots, mirror=mirror, keyring=keyring, work=work)
@@ -177,7 +177,7 @@ def _lock_arch(
 
 def _resolve(base: Base, role: str, arch: str, apt: _Apt) -> list[Package]:
     """What apt would install of a root's packages on an empty system."""
-    recipe = next(recipe for name, recipe in base.roots.items() if name == role)
+    recipe = base.recipes[role]
     printed = apt.run("apt-get", "install", "-y", "-q", "--no-install-recommends", "--print-uris", *recipe.packages)
     found = []
     for line in printed.splitlines():
@@ -189,7 +189,8 @@ def _resolve(base: Base, role: str, arch: str, apt: _Apt) -> list[Package]:
             raise SourceError(f"base {base.name}: apt names a file in an unexpected way: {line[:200]}")
         path = RootedPath.parse(uri[len(unquote(apt.origin)) :]).relative
         name, _, version = unquote(match["file"]).partition("_")
-        found.append(Package(role, arch, name, version, path, int(match["size"]), Digest(match["sha256"])))
+        if recipe.dependencies or name in recipe.packages:
+            found.append(Package(role, arch, name, version, path, int(match["size"]), Digest(match["sha256"])))
     if not found:
         raise SourceError(f"base {base.name}: apt resolved {role} for {arch} to nothing")
     return found

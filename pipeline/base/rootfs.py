@@ -17,7 +17,7 @@ from typing import IO, cast
 from pipeline.base.archives import Decompressed
 from pipeline.base.mirror import Mirror
 from pipeline.base.rpmfile import decoder
-from pipeline.definitions import Base
+from pipeline.bases import Base
 from pipeline.errors import SourceError
 from pipeline.extract import MAX_BYTES, extract_tar
 from pipeline.lock import Package

@@ -15,7 +15,7 @@ from pipeline.base.openpgp import Keyring
 from pipeline.base.repodata import Repository, read_keys, read_repository
 from pipeline.base.resolve import Resolver, Unresolvable
 from pipeline.base.rpmfile import LEAD, check_signature, read_rpm, unpack_rpm
-from pipeline.definitions import Base, RootRecipe
+from pipeline.bases import Base, RootRecipe
 from pipeline.errors import DefinitionError, NetworkError, PipelineError, SourceError
 from pipeline.lock import BaseLock, Package, Suite
 from pipeline.model import RootedPath, platform
@@ -33,7 +33,7 @@ def lock(base: Base, arches: Sequence[str], host: str, *, origin: str | None, wo
     """
     _refuse_unsupported(base, arches, host)
     wanted: dict[str, list[tuple[str, RootRecipe]]] = {}
-    for role, root in base.roots.items():
+    for role, root in base.recipes.items():
         for arch in (host,) if root.per == "host" else arches:
             wanted.setdefault(arch, []).append((role, root))
     packages: list[Package] = []
@@ -44,7 +44,7 @@ def lock(base: Base, arches: Sequence[str], host: str, *, origin: str | None, wo
             repositories = _repositories(base, arch, mirror)
             resolver = Resolver(repositories, mirror, platform(arch).rpm_arch, work / arch)
             try:
-                resolved = [p for name, recipe in roots for p in resolver.resolve(name, arch, recipe.packages)]
+                resolved = [p for name, recipe in roots for p in _resolve(resolver, name, recipe, arch)]
             except (Unresolvable, DefinitionError) as error:
                 if arch == host:
                     raise
@@ -100,9 +100,14 @@ def unpack(package_file: Path, root: Path, what: str, drop: Iterable[str]) -> No
         rootfs.unpack_rootfs(package_file, root, what, drop)
 
 
+def _resolve(resolver: Resolver, role: str, recipe: RootRecipe, arch: str) -> list[Package]:
+    found = resolver.resolve(role, arch, recipe.packages)
+    return found if recipe.dependencies else [p for p in found if p.name in recipe.packages]
+
+
 def _refuse_unsupported(base: Base, arches: Sequence[str], host: str) -> None:
     """There is no fallback to another release: what a base lacks is an error."""
-    needed = [*arches] + [host for recipe in base.roots.values() if recipe.per == "host"]
+    needed = [*arches] + [host for recipe in base.recipes.values() if recipe.per == "host"]
     if lacking := sorted(set(needed) - set(base.suites)):
         raise DefinitionError(
             f"base {base.name}: unsupported architecture {', '.join(lacking)}; it has {', '.join(sorted(base.suites))}",

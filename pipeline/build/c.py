@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.build.go import compiler
-from pipeline.definitions import parse_size
 from pipeline.graph import Action, Work
 from pipeline.inputs import Inputs
 from pipeline.sandbox import INPUTS, Mount, Sandbox
+from pipeline.strict import parse_size
 from pipeline.units import Unit
 
 FLAGS = ("-s", "-Wl,--build-id=none", f"-ffile-prefix-map={INPUTS}/src=.")

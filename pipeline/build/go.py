@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from pipeline.definitions import parse_size
 from pipeline.errors import BuildError, DefinitionError
 from pipeline.graph import Action, Ref, Work
 from pipeline.inputs import Inputs
 from pipeline.model import PLATFORMS, Digest
 from pipeline.sandbox import INPUTS, Mount, Sandbox
+from pipeline.strict import parse_size
 from pipeline.units import Unit
 from pipeline.versions import Constraint
 

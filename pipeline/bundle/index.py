@@ -91,7 +91,7 @@ def pins_of(context: Context) -> dict[str, Pin]:
         base = inputs.roots.base
         pins[base_lock_name(base.name)] = lock_text(inputs.roots.lock)
         pins |= {module_name(m.path, m.version, "zip"): m for u in context.units for m in inputs.modules(u)}
-        for role in base.roots:
+        for role in base.recipes:
             pins |= {f"packages/{base.name}/{p.path}": p for p in inputs.roots.find(role, arch).packages}
     return pins
 

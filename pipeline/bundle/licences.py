@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.base import family
-from pipeline.definitions import Base
+from pipeline.bases import Base
 from pipeline.pack.notices import licence_files, read_terms
 
 WHERE = ("*", "!usr/share/doc", "!usr/share/licenses")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from pipeline.baselocks import base_lock_path, base_subject, read_base_lock, write_base_lock
+from pipeline.bases import Base
 from pipeline.bundle.index import (
     INDEX,
     MAX_TEXT,
@@ -26,7 +27,6 @@ from pipeline.bundle.index import (
 )
 from pipeline.bundle.ustar import Content, read_ustar
 from pipeline.context import Context
-from pipeline.definitions import Base
 from pipeline.errors import DefinitionError, SourceError, StoreError, UsageError
 from pipeline.lock import BaseLock, Package, Snapshot, lock_text, write_atomically
 from pipeline.locks import fetch_all

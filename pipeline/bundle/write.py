@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.bases import Base
 from pipeline.bundle.index import (
     FILE,
     INDEX,
@@ -26,7 +27,6 @@ from pipeline.bundle.index import (
 )
 from pipeline.bundle.licences import package_licence, source_licence
 from pipeline.context import Context
-from pipeline.definitions import Base
 from pipeline.errors import SourceError, StoreError
 from pipeline.inputs import Inputs
 from pipeline.lock import Package, Snapshot

@@ -22,10 +22,10 @@ from pathlib import Path, PurePosixPath
 from pipeline.care.inventory import Item, record_of, take_inventory
 from pipeline.care.pins import Pins, read_pins
 from pipeline.care.removal import remove, sweep_trash
-from pipeline.definitions import parse_size
 from pipeline.errors import StoreError, UsageError
 from pipeline.report.progress import Progress, size
 from pipeline.store import ABANDONED, Record, Store
+from pipeline.strict import parse_size
 
 ORDER = ("leftovers", "logs", "trees", "compile caches", "unreferenced", "records", "pins")
 EXTRACTED = re.compile(r"gomod/(?!cache/)(?P<path>[^@]+)@(?P<version>[^@/]+)")

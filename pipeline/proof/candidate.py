@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.baselocks import base_lock_path
+from pipeline.bases import Base
 from pipeline.context import Context, Options
-from pipeline.definitions import Base
 from pipeline.errors import ProofError, UsageError
 from pipeline.lock import BaseLock
 from pipeline.model import PLATFORMS, Digest, Platform

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from pipeline.baselocks import base_lock_path, read_base_lock
+from pipeline.bases import Base
 from pipeline.context import Context
-from pipeline.definitions import Base
 from pipeline.engine import code_digest
 from pipeline.graph import canonical
 from pipeline.lock import BaseLock
@@ -52,8 +52,7 @@ def describe_inputs(context: Context, arch: str) -> dict[str, str]:
     lock = find_base_lock(context, base)
     if lock is None:
         return {}
-    targets = {role for role, recipe in base.roots.items() if recipe.per == "target"}
-    packages = [p.line() for p in lock.packages if p.root not in targets or p.arch == arch]
+    packages = [p.line() for p in lock.packages if p.root not in base.targets or p.arch == arch]
     units, sources = context.all_units, context.sources
     facts = {
         "definition": [context.release.model_dump(mode="json"), [u.facts for u in units], base.model_dump(mode="json")],
