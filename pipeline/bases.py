@@ -35,7 +35,7 @@ class LayerRecipe(RootRecipe):
     """Operating system content that images start from: a root whose tree becomes a layer."""
 
     per: Literal["target"] = "target"
-    on: Name | None = None
+    above: Name | None = None
     """The layer that it stands on, whose packages it does not repeat."""
     certificates: tuple[Inside, ...] = ()
     """Files (patterns) of CA certificates that become one bundle, as the distribution's own script would write it."""
@@ -85,9 +85,9 @@ class Base(Strict):
             raise ValueError(f"{both[0]} is a root and a layer")
         for name in self.layers:
             seen = [name]
-            while (lower := self.layers[seen[-1]].on) is not None:
+            while (lower := self.layers[seen[-1]].above) is not None:
                 if lower not in self.layers or lower in seen:
-                    raise ValueError(f"layers.{seen[-1]}.on: {lower} is no other layer that it could stand on")
+                    raise ValueError(f"layers.{seen[-1]}.above: {lower} is no other layer that it could stand on")
                 seen.append(lower)
         return self
 
@@ -104,6 +104,6 @@ class Base(Strict):
     def below(self, layer: str) -> list[str]:
         """A layer with all that it stands on, the lowest first."""
         found = [layer]
-        while (lower := self.layers[found[0]].on) is not None:
+        while (lower := self.layers[found[0]].above) is not None:
             found.insert(0, lower)
         return found
