@@ -5,7 +5,7 @@ from typing import Any
 
 from invoke.collection import Collection
 
-from pipeline.cli import comparing, defining, developing, explaining, keeping, making, proving
+from pipeline.cli import comparing, defining, developing, explaining, keeping, making, proving, sharing
 
 _TASKS: list[Callable[..., Any]] = [
     making.release,
@@ -13,6 +13,8 @@ _TASKS: list[Callable[..., Any]] = [
     making.fetch,
     making.releases,
     proving.rebuild,
+    sharing.push,
+    sharing.mirror,
     defining.new_release,
     keeping.gc,
     keeping.store,

@@ -180,7 +180,7 @@ class Mirror:
             return self._session().get(self.url + quote(path), headers=headers, stream=True, timeout=TIMEOUT)
         except OSError as error:  # which requests' own errors are, too
             raise NetworkError(
-                f"{self.place(path)}: cannot be reached ({_reason(error)})", "check the network, or name another mirror"
+                f"{self.place(path)}: cannot be reached ({reason_of(error)})", "check the network, or name another mirror"
             ) from error
 
     def _judge(self, path: str, response: "requests.Response", *, ranged: bool) -> None:
@@ -202,7 +202,7 @@ class Mirror:
         try:
             yield from response.raw.stream(CHUNK, decode_content=False)
         except (HTTPError, OSError) as error:
-            raise _Broken(f"the connection broke ({_reason(error)})") from error
+            raise _Broken(f"the connection broke ({reason_of(error)})") from error
 
     def _session(self) -> "requests.Session":
         import requests
@@ -214,7 +214,7 @@ class Mirror:
         return session
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The innermost reason, without the addresses of objects that client libraries put into their messages."""
     while isinstance(error.args[0] if error.args else None, BaseException) or getattr(error, "reason", None):
         inner = getattr(error, "reason", None) or error.args[0]

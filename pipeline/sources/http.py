@@ -48,10 +48,11 @@ def may_lead(origin: str, target: str) -> bool:
     before, after = urlsplit(origin), urlsplit(target)
     if after.scheme == "https":
         return True
-    return before.scheme == after.scheme == "http" and _is_loopback(before.hostname) and _is_loopback(after.hostname)
+    return before.scheme == after.scheme == "http" and is_loopback(before.hostname) and is_loopback(after.hostname)
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Whether a host's name or address is of this machine itself."""
     try:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
