@@ -27,6 +27,9 @@ CHECKOUT = Path(__file__).parent.parent
 """The repository this code stands in."""
 
 
+EXECUTORS = ("bwrap", "docker")
+
+
 @dataclass(frozen=True)
 class Options:
     """What the user asked for; nothing else."""
@@ -38,6 +41,8 @@ class Options:
     components: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     jobs: int = 0
+    executor: str = "bwrap"
+    """What runs sandboxes: one of EXECUTORS."""
     offline: bool = False
     locked: bool = False
     keep_going: bool = True
@@ -241,6 +246,13 @@ def parse_count(text: str, flag: str) -> int:
     if not re.fullmatch(r"[0-9]{1,4}", text):
         raise UsageError(f"{flag} {text!r}: expected a number")
     return int(text)
+
+
+def parse_executor(text: str) -> str:
+    """The name of an executor; raises UsageError."""
+    if text not in EXECUTORS:
+        raise UsageError(f"--executor {text!r}: expected {' or '.join(EXECUTORS)}")
+    return text
 
 
 def parse_pairs(values: Sequence[str], flag: str) -> dict[str, str]:

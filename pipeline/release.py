@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.context import Context
+from pipeline.context import Context, Options
 from pipeline.errors import BuildError, NetworkError, SourceError, StoreError, UsageError
 from pipeline.graph import Graph, estimate
 from pipeline.plan import plan
@@ -88,8 +88,17 @@ def make_scheduler(context: Context, executor: Executor | None = None) -> Schedu
     """A scheduler with what this host has."""
     jobs = context.options.jobs or default_jobs()
     context.progress.jobs = jobs
-    runs = executor or Bwrap()
+    runs = executor or make_executor(context)
     return Scheduler(context.store, runs, context.progress, jobs, available_memory(), context.options.keep_going)
+
+
+def make_executor(context: Context) -> Executor:
+    """What sandboxes run in."""
+    if context.options.executor == "docker":
+        from pipeline.sandbox.docker import Docker
+
+        return Docker(context.store.root)
+    return Bwrap()
 
 
 def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> bool:
@@ -161,6 +170,7 @@ def refuse_failures(result: Result, context: Context) -> None:
     lines = []
     again = f"./inv release --version {context.options.version}"
     again += f" --base {context.options.base}" if context.options.base else ""
+    again += f" --executor {context.options.executor}" if context.options.executor != Options.executor else ""
     for failure in result.failures:
         lines.append(f"{failure.name}: {failure.error.reason}")
         lines += [f"    log: {failure.log}"] if failure.log else []

@@ -34,7 +34,7 @@ from pipeline.model import Digest  # noqa: E402
 from pipeline.plan import plan  # noqa: E402
 from pipeline.release import Summary, release  # noqa: E402
 from pipeline.report.progress import Progress  # noqa: E402
-from pipeline.sandbox import Sandbox, Usage  # noqa: E402
+from pipeline.sandbox import Executor, Sandbox, Usage  # noqa: E402
 from pipeline.sandbox.bwrap import Bwrap  # noqa: E402
 from pipeline.scheduler import Result, Scheduler  # noqa: E402
 from pipeline.store import Store, remove_tree  # noqa: E402
@@ -270,7 +270,8 @@ def builder_root() -> Path:
 class Box:
     """Runs commands in a sandbox on the base's root."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, executor: Executor | None = None) -> None:
+        self.executor = executor or Bwrap()
         self.build, self.out, self.log = folder / "box-build", folder / "box-out", folder / "box-log"
         self.build.mkdir()
         self.out.mkdir()
@@ -280,7 +281,7 @@ class Box:
         """How it ended and what it printed."""
         sandbox = Sandbox(builder_root(), command, self.build, self.out, **options)
         with self.log.open("w+b") as log:
-            usage = Bwrap().run(sandbox, log, self.cancel)
+            usage = self.executor.run(sandbox, log, self.cancel)
             log.seek(0)
             return usage, log.read().decode(errors="replace").partition("\n")[2]
 

@@ -98,7 +98,7 @@ HOSTILE: dict[str, tuple[Callable[[], Action], str]] = {
 def test_a_build_that_takes_everything_is_ended_and_harms_no_other(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.sandbox.bwrap.MAX_LOG", 1 << 20)
+    monkeypatch.setattr("pipeline.sandbox.watch.MAX_LOG", 1 << 20)
     action, reason = HOSTILE[name]
     result = run_actions(store, [action(), given("other", {"f": b"good"})])
     (failure,) = result.failures

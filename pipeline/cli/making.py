@@ -19,6 +19,7 @@ from pipeline.cli.common import ARCH, BASE, COMPONENT, DEBUG, MIRROR, OFFLINE, S
         "component": COMPONENT,
         "action": "Run just this action and what it needs (names: --dry-run); may be repeated.",
         "jobs": "Actions at once (default: half the cores, at least 2; memory is watched besides).",
+        "executor": "What runs the steps: bwrap (default), or docker: containers of the daemon that DOCKER_HOST names.",
         "keep-going": "After a failure go on with what does not depend on it (default).",
         "dry-run": "Say what would run, and run nothing (a missing lock is made all the same).",
         "offline": OFFLINE,
@@ -38,6 +39,7 @@ def release(
     component: Any = None,
     action: Any = None,
     jobs: str = "0",
+    executor: str = "bwrap",
     keep_going: bool = True,
     dry_run: bool = False,
     offline: bool = False,
@@ -49,7 +51,7 @@ def release(
     debug: bool = False,
 ) -> None:
     """Make a release: compile, check and pack every component for every architecture, into dist/VERSION."""
-    from pipeline.context import parse_count
+    from pipeline.context import parse_count, parse_executor
     from pipeline.release import release as make
     from pipeline.report.summary import say_summary
 
@@ -65,6 +67,7 @@ def release(
             components=tuple(component or ()),
             actions=tuple(action or ()),
             jobs=parse_count(jobs, "--jobs"),
+            executor=parse_executor(executor),
             offline=offline,
             locked=locked,
             keep_going=keep_going,

@@ -11,8 +11,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -20,23 +18,7 @@ from pipeline.errors import HostError
 from pipeline.sandbox import Mount, Sandbox, Usage
 from pipeline.sandbox.processors import Processors
 from pipeline.sandbox.setting import PRELOADED, USUAL, Setting
-
-POLL = 1.0
-"""Seconds between looks at a running sandbox's memory and time; its end is noticed at once."""
-FIRST_POLL = 0.02
-"""Seconds until the first look; it grows to POLL, so that short commands are measured too."""
-LINGER = 30.0
-"""Seconds that the kernel gets to end killed processes."""
-MAX_LOG = 256 << 20
-"""Bytes that a command may print: one that prints for ever must not fill the disk."""
-HIDDEN_FOLDERS = ("acpi", "asound", "dynamic_debug", "fs", "pressure", "scsi", "sys")
-HIDDEN_FILES = ("kcore", "keys", "kmsg", "latency_stats", "mtrr", "sched_debug", "sysrq-trigger", "timer_list")
-"""Of /proc: they show or change the host. Root on the host owns them inside a user namespace too, so that a build
-started by root could write /proc/sys/kernel/core_pattern and with it run a program outside."""
-PAGE = os.sysconf("SC_PAGE_SIZE")
-THREADS = 16
-"""Threads per process that the kernel's limit allows for: it counts them all."""
-TICKS = os.sysconf("SC_CLK_TCK")
+from pipeline.sandbox.watch import HIDDEN_FILES, HIDDEN_FOLDERS, LINGER, THREADS, Watch, sample
 
 
 class Bwrap:
@@ -82,44 +64,30 @@ class Bwrap:
     def _run(
         self, sandbox: Sandbox, log: IO[bytes], cancel: threading.Event, processors: frozenset[int] | None
     ) -> Usage:
-        started = time.monotonic()
+        watch = Watch(sandbox, log, cancel)
         process, init = self._start(sandbox, log, processors)
-        seen, peak, cpu, stopped = Sample(), 0, 0.0, ""
+        stopped = ""
         ended = os.pidfd_open(process.pid)
         try:
             while True:
                 pid, status, used = os.wait4(process.pid, os.WNOHANG)
                 if pid:
                     break
-                seen = sample(process.pid)
-                peak, cpu = max(peak, seen.memory), max(cpu, seen.cpu)
-                elapsed = time.monotonic() - started
-                if cancel.is_set():
-                    stopped = "interrupted"
-                elif elapsed > sandbox.timeout:
-                    stopped = f"still running after {sandbox.timeout:.0f} s"
-                elif sandbox.memory and seen.memory > sandbox.memory:
-                    stopped = (
-                        f"its processes took {seen.memory >> 20} MiB of memory; the limit is {sandbox.memory >> 20} MiB"
-                    )
-                elif seen.processes > sandbox.processes:
-                    stopped = f"it had {seen.processes} processes; the limit is {sandbox.processes}"
-                elif os.fstat(log.fileno()).st_size > MAX_LOG:
-                    stopped = f"it printed more than {MAX_LOG >> 20} MiB"
+                stopped = watch.reason_to_end(sample(process.pid))
                 if stopped:
                     process.kill()
                     _, status, used = os.wait4(process.pid, 0)
                     break
-                select.select([ended], [], [], min(POLL, FIRST_POLL + elapsed / 10))
+                select.select([ended], [], [], watch.pause)
         finally:
             os.close(ended)
             _end(init)
         process.returncode = os.waitstatus_to_exitcode(status)
         return Usage(
             status=process.returncode,
-            seconds=time.monotonic() - started,
-            cpu=max(cpu, used.ru_utime + used.ru_stime),
-            peak=peak,
+            seconds=watch.seconds,
+            cpu=max(watch.cpu, used.ru_utime + used.ru_stime),
+            peak=watch.peak,
             stopped=stopped,
         )
 
@@ -204,35 +172,6 @@ def find_bwrap() -> str:
     if found := shutil.which("bwrap"):
         return found
     raise HostError("bubblewrap is not installed", "dnf install bubblewrap, or apt-get install bubblewrap")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What a process and all below it use at one moment."""
-
-    memory: int = 0
-    """Resident bytes."""
-    cpu: float = 0.0
-    """Seconds, of processes that ended and were waited for as well."""
-    processes: int = 0
-
-
-def sample(root: int) -> Sample:
-    """Look at a process and all below it; processes that vanish meanwhile count nothing."""
-    memory, ticks, count, pending = 0, 0, 0, [root]
-    while pending:
-        pid = pending.pop()
-        try:
-            # After the name in parentheses (proc_pid_stat(5)): utime, stime, cutime, cstime are 14 to 17, rss is 24.
-            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-            memory += int(fields[21]) * PAGE
-            ticks += sum(map(int, fields[11:15]))
-            count += 1
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                pending += map(int, (task / "children").read_text().split())
-        except (OSError, IndexError, ValueError):
-            continue
-    return Sample(memory, ticks / TICKS, count)
 
 
 def _inside(info: int) -> int | None:
