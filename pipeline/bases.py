@@ -26,6 +26,7 @@ class RootRecipe(Strict):
 class Start(Strict):
     """How a program of a layer shows that it starts."""
 
+    program: Inside
     args: tuple[str, ...]
     emulated: StrictBool = True
     """Whether user-mode emulation can run it: it knows no netfilter sockets."""
@@ -41,8 +42,8 @@ class LayerRecipe(RootRecipe):
     """Files (patterns) of CA certificates that become one bundle, as the distribution's own script would write it."""
     bundle: Inside | None = None
     """Where that bundle stands."""
-    starts: dict[Inside, Start] = Field(default_factory=dict)
-    """Programs that must start in an image with this layer."""
+    starts: tuple[Start, ...] = ()
+    """What must start in an image with this layer: its programs, and plugins through them."""
 
     @model_validator(mode="after")
     def _both(self) -> Self:

@@ -12,6 +12,7 @@ from pipeline.baselocks import have_base_lock
 from pipeline.bases import Base
 from pipeline.definitions import Definitions, Release
 from pipeline.errors import DefinitionError, HostError, UsageError
+from pipeline.image.names import Image, images_of
 from pipeline.inputs import Inputs
 from pipeline.lock import BaseLock
 from pipeline.locking import LockedSources, make_sources, read_sources, write_sources
@@ -141,6 +142,11 @@ class Context:
     def stand_in(self) -> bool:
         """Whether another base than the definition's is used."""
         return any(self.bases[a].name != self.release.bases[a] for a in self.arches)
+
+    @cached_property
+    def images(self) -> list[Image]:
+        """The images of the release; on a base that stands in, their tags say so."""
+        return images_of(self.release, self.definitions, self.options.base if self.stand_in else None)
 
     @property
     def dist(self) -> Path:

@@ -106,6 +106,8 @@ class Action:
     """Actions that must succeed first although no output of theirs is read (checks)."""
     judges: bool = False
     """Whether it only judges what others made: nothing is made of its outputs."""
+    publish: Mapping[str, str] = field(default_factory=dict)
+    """Outputs that a release publishes, and where in its folder; `{hex}` stands for the output's SHA-256."""
     memory: int = 256 << 20
     """Bytes it needs at its peak."""
     disk: int = 64 << 20
@@ -167,6 +169,10 @@ class Graph:
                 wanted.add(name)
                 pending += self.actions[name].dependencies
         return Graph([a for n, a in self.actions.items() if n in wanted])
+
+    def narrow(self, other: "Graph") -> None:
+        """Become `other`, which has fewer actions."""
+        self.actions, self.order = other.actions, other.order
 
     def without_checks(self) -> "Graph":
         """The same without the actions that only judge."""

@@ -96,7 +96,7 @@ def bring_sources(context: Context) -> None:
             if unit.build.compiler == "go":
                 inputs.toolchain(unit)
     for arch, inputs in context.inputs.items():
-        for role in inputs.roots.base.roots:
+        for role in inputs.roots.base.recipes:
             inputs.roots.fetch(inputs.roots.find(role, arch).packages)
     if lost := context.unavailable:
         raise ProofError("this host cannot build it again:\n  " + "\n  ".join(f"{a}: {r}" for a, r in lost.items()))

@@ -2,20 +2,24 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 from pipeline.context import Context, Options
-from pipeline.errors import BuildError, NetworkError, SourceError, StoreError, UsageError
+from pipeline.errors import BuildError, NetworkError, PipelineError, SourceError, StoreError, UsageError
 from pipeline.graph import Graph, estimate
 from pipeline.plan import plan
-from pipeline.publish.dist import DamagedOutput, write_dist
-from pipeline.report.progress import duration, size
+from pipeline.publish.dist import DamagedOutput, published_platforms, write_dist
+from pipeline.publish.manifest import architecture_of
+from pipeline.report.progress import Progress, duration, size
 from pipeline.sandbox import Executor
 from pipeline.sandbox.bwrap import Bwrap
 from pipeline.scheduler import Result, Scheduler, available_memory, default_jobs
 from pipeline.unchanged import note, read_all, recall
 
+BUILDS = ("builder", "sysroot", "emulator")
+"""Roots that compile and check; the others are needed for images."""
 RESERVE = 1 << 30
 """Bytes that stay free: a host whose disk is full fails in worse ways than a build."""
 
@@ -40,22 +44,61 @@ def release(context: Context) -> Summary:
     subject = read_all(context) if whole else None
     if subject and (known := recall(context, subject)) is not None:
         return Summary(0, *known)
+    if whole:
+        take_along(context)
     graph = make_graph(context)
     scheduler = make_scheduler(context)
     if context.options.dry_run:
         return describe(graph, scheduler, context)
     if prepare_sources(graph, scheduler, context):
         graph = make_graph(context)
-    result = scheduler.run(graph)
+    result = run_all(graph, scheduler, context)
     try:
         summary = hand_over(context, graph, result, whole=whole)
     except DamagedOutput:  # it was removed from the store, so that its maker runs again
-        result = scheduler.run(graph)
+        result = run_all(graph, scheduler, context)
         summary = hand_over(context, graph, result, whole=whole)
     refuse_failures(result, context)
     if subject:
         note(context, subject, result)
     return summary
+
+
+def take_along(context: Context) -> None:
+    """Add to the run what the folder holds of other architectures, as far as the store still has what was compiled.
+
+    An image's index names all of its platforms, and charts and bundles name that index: they are made together.
+    """
+    others = published_platforms(context.dist) - set(context.arches) if context.images else set()
+    for arch in sorted(others & set(context.release.bases)):
+        alone = replace(context.options, arches=(arch,), offline=True, locked=True)
+        other = Context(alone, Progress(stream=StringIO()), context.checkout, context.output, context.go_root)
+        other.store = context.store
+        try:
+            graph, done = make_graph(other), Result()
+            make_scheduler(other).replay(graph, done)
+        except PipelineError:
+            continue
+        if all(n in done.outputs for n in graph.order if n.startswith(("build/", "check/", "notices/"))):
+            context.arches = (*context.arches, arch)
+
+
+def run_all(graph: Graph, scheduler: Scheduler, context: Context) -> Result:
+    """Run a graph; if an architecture fails, what is made of all of them is made of the others.
+
+    The graph's actions are then those of the others.
+    """
+    result = scheduler.run(graph)
+    broken = {a for f in [*(f.name for f in result.failures), *result.skipped] if (a := architecture_of(f))}
+    if not context.images or not broken or not broken < set(context.inputs):
+        return result
+    for arch in broken:
+        context.inputs.pop(arch)
+    graph.narrow(make_graph(context))
+    rest = scheduler.run(graph)
+    return replace(
+        rest, ran=[*result.ran, *rest.ran], failures=[*result.failures, *rest.failures], skipped=result.skipped
+    )
 
 
 def hand_over(context: Context, graph: Graph, result: Result, *, whole: bool) -> Summary:
@@ -78,7 +121,7 @@ def make_graph(context: Context) -> Graph:
     """The actions that the options ask for, on the architectures that can be built."""
     chosen = context.options.actions
     packs = bool(chosen) or not context.options.components
-    graph = plan(context.release.values, context.units, context.inputs, packs=packs)
+    graph = plan(context.release, context.units, context.inputs, context.images if packs else (), packs=packs)
     if unknown := [a for a in chosen if a not in graph.actions]:
         raise UsageError(f"there is no action {unknown[0]}", "list them with --dry-run")
     return graph.closure(list(chosen)) if chosen else graph
@@ -119,12 +162,17 @@ def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> boo
     anyone.fetch(units)
     scheduler.executor.check()
     before = len(context.inputs)
+    packs = any(n.startswith(("layer/", "bundle/", "chart/")) for n in todo)
     for arch, inputs in list(context.inputs.items()):
-        for role, recipe in inputs.roots.base.roots.items():
-            if role == "engine":  # only a proof uses it
+        for role, recipe in inputs.roots.base.recipes.items():
+            if role == "engine" or (role not in BUILDS and not packs):  # only a proof uses the first
                 continue
             try:
-                inputs.roots.path(inputs.roots.find(role, arch))
+                root = inputs.roots.find(role, arch)
+                if role in inputs.roots.base.layers:
+                    inputs.roots.fetch(root.packages)
+                else:
+                    inputs.roots.path(root)
             except NetworkError as error:
                 if recipe.per == "host" or len(context.inputs) == 1:
                     raise

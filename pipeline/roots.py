@@ -99,7 +99,7 @@ class Roots:
                         root.base,
                         root.recipe,
                         root.packages,
-                        files=self._package,
+                        files=self.file,
                         root=made,
                         platform=PLATFORMS[root.arch],
                     )
@@ -139,7 +139,8 @@ class Roots:
                 f"package {package.name}: the lock says {package.digest}, the origin serves {made.digest}"
             )
 
-    def _package(self, package: Package) -> Path:
+    def file(self, package: Package) -> Path:
+        """The checked file of a package, fetched if need be. Raises SourceError, NetworkError."""
         path = self.store.use(package.digest)
         if path is None:
             self.fetch([package])

@@ -23,7 +23,7 @@ from pipeline.store import Output, Store, store_error, touch
 if TYPE_CHECKING:
     from pipeline.scheduler import Result
 
-READ = ("components", "images", "install")
+READ = ("charts", "components", "images", "install")
 """Folders of a checkout that every release reads, besides its own below releases/."""
 
 

@@ -176,7 +176,7 @@ def run(checkout: Path, store: Store | None = None, **options: Any) -> Summary:
 
 def digests(context: Context) -> dict[str, str]:
     """Every output that the store has for what the options ask for, as ACTION:NAME to digest."""
-    graph = plan(context.release.values, context.units, context.inputs, packs=False)
+    graph = plan(context.release, context.units, context.inputs, packs=False)
     result = Result()
     Scheduler(context.store, Bwrap(), context.progress, 1, 1 << 30).replay(graph, result)
     return {f"{a}:{n}": str(o.digest) for a, made in sorted(result.outputs.items()) for n, o in sorted(made.items())}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ def made(store: Store, *arches: str, content: str = "1", failed: tuple[str, ...]
         if arch not in failed:
             files = (f"rfo.linux-{arch}.tar.gz", f"sha256sum-{arch}.txt")
             result.outputs[f"tarball/{arch}"] = {n: store.add_bytes(f"{n} {content}".encode()) for n in files}
-    names = [f"{step}/{arch}" for arch in arches for step in ("build/rfo", "tarball")]
-    return Graph([action(n) for n in names]), result
+    actions = [action(f"build/rfo/{arch}") for arch in arches]
+    for arch in arches:
+        files = (f"rfo.linux-{arch}.tar.gz", f"sha256sum-{arch}.txt")
+        actions.append(replace(action(f"tarball/{arch}"), publish={n: n for n in files}))
+    return Graph(actions), result
 
 
 def publish(checkout: Checkout, store: Store, *arches: str, **options: Any) -> tuple[list[str], Context]:

@@ -180,7 +180,8 @@ class Mirror:
             return self._session().get(self.url + quote(path), headers=headers, stream=True, timeout=TIMEOUT)
         except OSError as error:  # which requests' own errors are, too
             raise NetworkError(
-                f"{self.place(path)}: cannot be reached ({reason_of(error)})", "check the network, or name another mirror"
+                f"{self.place(path)}: cannot be reached ({reason_of(error)})",
+                "check the network, or name another mirror",
             ) from error
 
     def _judge(self, path: str, response: "requests.Response", *, ranged: bool) -> None:

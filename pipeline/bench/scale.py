@@ -92,7 +92,7 @@ def _invent_results(checkout: Path, store: Store, context: Context) -> None:
     options = Options(context.options.version, context.options.base, offline=True)
     synthetic = Context(options, Progress(stream=StringIO()), checkout)
     synthetic.store = store
-    graph: Graph = plan(synthetic.release.values, synthetic.units, synthetic.inputs, packs=True)
+    graph: Graph = plan(synthetic.release, synthetic.units, synthetic.inputs, packs=True)
     binaries = {u.action("build", a): list(u.build.binaries) for u in synthetic.units for a in u.arches}
     outputs: dict[str, dict[str, Output]] = {}
     for name in graph.order:

@@ -1,25 +1,100 @@
 """Compress in the sandbox with the programs of the base's locked packages: a host's own would write other bytes."""
 
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO, cast
 
 from pipeline.graph import Work
+from pipeline.model import Digest
+from pipeline.pack.tar import Member, write_tar
 from pipeline.sandbox import INPUTS, Mount, Sandbox
 
 GZIP = ("gzip", "--no-name", "-6", "--stdout")
 """Layers and charts; -9 takes twice the time for less than one percent."""
+ZSTD = ("zstd", "-T0", "-1", "--quiet", "--stdout")
+"""Bundles of layers, which are compressed already. The bytes do not depend on how many threads zstd has."""
 
 
-def gzip(work: Work, root: Path, plain: Path, name: str, command: tuple[str, ...] = GZIP) -> Path:
-    """Compress the file `plain` to the output `name`; `root` has the program. Raises BuildError."""
-    inside = f"{INPUTS}/plain"
-    work.execute(
-        Sandbox(
-            root=root,
-            command=("sh", "-c", 'exec "$0" "$@" > /out/"$OUTPUT"', *command, inside),
-            build=work.build,
-            out=work.out,
-            environment={"OUTPUT": name},
-            mounts=(Mount(plain, inside),),
-        )
+def compress_tar(
+    work: Work,
+    root: Path,
+    entries: Iterable[Member],
+    name: str,
+    command: tuple[str, ...],
+    *,
+    time: int,
+    fold: bool = True,
+) -> Digest:
+    """Write `entries` as a tar archive through `command`, a program of `root`, to the output `name`.
+
+    Returns the digest of the plain archive, which is never on disk: it goes to the program through a pipe. Raises
+    BuildError, and what `write_tar` raises.
+    """
+    pipe = work.folder / "plain.tar"
+    os.mkfifo(pipe)
+    total = hashlib.sha256()
+    writer = _Writer(
+        pipe, lambda file: write_tar(cast(IO[bytes], _Tee(file, total.update)), entries, time=time, fold=fold)
     )
-    return work.out / name
+    writer.start()
+    inside = f"{INPUTS}/plain.tar"
+    try:
+        work.execute(
+            Sandbox(
+                root=root,
+                command=("sh", "-c", 'exec "$0" "$@" < "$INPUT" > "$OUTPUT"', *command),
+                build=work.build,
+                out=work.out,
+                environment={"INPUT": inside, "OUTPUT": f"/out/{name}"},
+                mounts=(Mount(pipe, inside),),
+            )
+        )
+    finally:
+        writer.finish()
+    pipe.unlink()
+    return Digest(total.hexdigest())
+
+
+class _Tee:
+    """What `tarfile` writes to, told to another as well."""
+
+    def __init__(self, file: IO[bytes], tell: Callable[[bytes], None]) -> None:
+        self._file, self._tell = file, tell
+
+    def write(self, data: bytes) -> int:
+        self._tell(data)
+        return self._file.write(data)
+
+
+class _Writer(threading.Thread):
+    """Writes into a pipe while a program reads from it."""
+
+    def __init__(self, pipe: Path, write: Callable[[IO[bytes]], None]) -> None:
+        super().__init__(name="writer", daemon=True)
+        self._pipe, self._write = pipe, write
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with self._pipe.open("wb") as file:
+                self._write(file)
+        except BaseException as error:
+            self._error = error
+
+    def finish(self) -> None:
+        """Wait for the end; raises what went wrong in writing. A program that ended early does not hold it up."""
+        reader = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)  # lets it open the pipe if nobody ever did
+        try:
+            while self.is_alive():
+                self.join(0.05)
+                with contextlib.suppress(BlockingIOError):
+                    while os.read(reader, 1 << 20):
+                        pass
+        finally:
+            os.close(reader)
+        if self._error is not None:
+            raise self._error

@@ -18,6 +18,25 @@ from pipeline.model import RootedPath
 
 
 @dataclass(frozen=True)
+class Folder:
+    """A directory whose mode matters; any other that a file needs is added with mode 755."""
+
+    path: RootedPath
+    mode: int
+    """Permission bits and the sticky bit."""
+    time: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A symbolic link."""
+
+    path: RootedPath
+    to: str
+    time: int
+
+
+@dataclass(frozen=True)
 class Entry:
     """One regular file of an archive; the directories above it are added."""
 
@@ -30,32 +49,35 @@ class Entry:
     """A callable makes the file when its turn comes: an archive of many large ones need not have all at once."""
 
 
-def write_tar(target: Path | IO[bytes], entries: Iterable[Entry], *, time: int) -> None:
+Member = Entry | Folder | Link
+
+
+def write_tar(target: Path | IO[bytes], entries: Iterable[Member], *, time: int, fold: bool = True) -> None:
     """Write `entries` to a file or stream; directories get mode 755 and `time`. Raises DefinitionError for a collision.
 
-    A file and a stream get the same bytes.
+    With `fold`, two names that differ only in case are one. A file and a stream get the same bytes.
     """
-    files: dict[str, Entry] = {}
-    directories: set[str] = set()
+    members: dict[str, Member] = {}
     for entry in entries:
         name = entry.path.relative
-        if not name or entry.mode & ~0o777:
-            raise DefinitionError(f"archive entry {name!r} with mode {entry.mode:o}: expected a named, plain file")
-        if files.setdefault(name, entry) is not entry:
+        allowed = 0o1777 if isinstance(entry, Folder) else 0o777
+        if not name or (not isinstance(entry, Link) and entry.mode & ~allowed):
+            raise DefinitionError(f"archive entry {name!r}: expected a named, plain file, folder or link")
+        if members.setdefault(name, entry) is not entry:
             raise DefinitionError(f"archive entry {name} stands twice")
+    for name in list(members):
         parts = name.split("/")
-        directories |= {"/".join(parts[:i]) for i in range(1, len(parts))}
-    if both := sorted(directories & set(files)):
-        raise DefinitionError(f"archive entry {both[0]} is a file and a directory")
-    names = sorted([*directories, *files])
+        for above in ("/".join(parts[:i]) for i in range(1, len(parts))):
+            if not isinstance(members.setdefault(above, Folder(RootedPath(above), 0o755, time)), Folder):
+                raise DefinitionError(f"archive entry {above} is a file and a directory")
     folded: dict[str, str] = {}
-    for name in names:
-        if folded.setdefault(name.casefold(), name) != name:
+    for name in sorted(members):
+        if fold and folded.setdefault(name.casefold(), name) != name:
             raise DefinitionError(f"archive entries {folded[name.casefold()]} and {name} differ only in case")
     try:
         with _open(target) as tar:
-            for name in names:
-                _add(tar, name, files.get(name), time)
+            for name in sorted(members):
+                _add(tar, name, members[name])
     except ValueError as error:  # a name, size or time that the format has no room for
         raise DefinitionError(f"archive entry does not fit into ustar: {error}") from error
 
@@ -67,13 +89,18 @@ def _open(target: Path | IO[bytes]) -> tarfile.TarFile:
     return tarfile.open(None, "w|", target, format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="strict")
 
 
-def _add(tar: tarfile.TarFile, name: str, entry: Entry | None, time: int) -> None:
+def _add(tar: tarfile.TarFile, name: str, entry: Member) -> None:
     info = tarfile.TarInfo(name)
-    if entry is None:
-        info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, time
+    info.mtime = entry.time
+    if isinstance(entry, Folder):
+        info.type, info.mode = tarfile.DIRTYPE, entry.mode
         tar.addfile(info)
         return
-    info.mode, info.mtime = entry.mode, entry.time
+    if isinstance(entry, Link):
+        info.type, info.mode, info.linkname = tarfile.SYMTYPE, 0o777, entry.to
+        tar.addfile(info)
+        return
+    info.mode = entry.mode
     if isinstance(entry.content, bytes):
         info.size = len(entry.content)
         tar.addfile(info, io.BytesIO(entry.content))

@@ -62,6 +62,7 @@ def tarball_action(unit: Unit, arch: str, inputs: Inputs) -> Action:
         run=run,
         inputs={"rfo": Ref(unit.action("build", arch), "rfo"), "notices": Ref(f"notices/{unit.name}", "notices.txt")},
         after=(unit.action("check", arch),),
+        publish={name: name, sums: sums},
         seconds=2.0,
     )
 

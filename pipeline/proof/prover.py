@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipeline.context import Context
 from pipeline.errors import HostError, PipelineError, ProofError, StoreError
+from pipeline.image.layer import layer_roots
 from pipeline.model import Digest
 from pipeline.proof.variations import Circumstances, Variation, circumstances, variations
 from pipeline.sandbox.bwrap import find_bwrap
@@ -25,9 +26,9 @@ from pipeline.store import Output, Store, store_error
 
 ENGINE = Path(__file__).parent.parent
 """The code that runs here and is to run there."""
-DEFINITIONS = ("components", "releases", "images")
+DEFINITIONS = ("components", "releases", "images", "charts")
 """Folders of a checkout that the engine reads as they stand; of the others it takes what git tracks."""
-ROOTS = ("builder", "sysroot", "engine")
+ROOTS = ("builder", "sysroot", "engine", "packer")
 """Roots that a proof builds with; it runs no program that it made, so it needs no emulator."""
 CLOCK = "libfaketime.so.1"
 FULL_DISK = 1 << 20
@@ -124,8 +125,8 @@ class Prover:
         context = self.context
         found = {s.tar for s in context.sources.lock.snapshots.values()}
         for arch, inputs in context.inputs.items():
-            for role in ROOTS:
-                if role in inputs.roots.base.roots:
+            for role in (*ROOTS, *inputs.roots.base.layers):
+                if role in inputs.roots.base.recipes:
                     found |= {p.digest for p in inputs.roots.find(role, arch).packages}
         return {d for d in found if context.store.has(d)}
 
@@ -141,6 +142,8 @@ class Prover:
             for arch, inputs in self.context.inputs.items():
                 for role in (r for r in ROOTS if r in inputs.roots.base.roots):
                     inputs.roots.path(inputs.roots.find(role, arch))
+                for role in inputs.roots.base.layers:
+                    inputs.roots.path(layer_roots(role, arch, inputs)[0])
         shared = {name: self.context.store.root / name for name in names}
         command = [find_bwrap(), *_arguments(folder, made, userland, shared)]
         process = subprocess.Popen(

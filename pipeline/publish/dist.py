@@ -28,9 +28,9 @@ from pipeline.report.notes import render_notes
 from pipeline.scheduler import Result
 from pipeline.store import Output, Store, store_error
 
-PUBLISHED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-"""Names of the files in a release's folder."""
-TEMPORARY = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._+-]*\.[a-z0-9_]{8}")
+PUBLISHED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._+@-]{0,127}/){0,4}[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}")
+"""Places of the files in a release's folder."""
+TEMPORARY = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._+@-]*\.[a-z0-9_]{8}")
 """Names that `tempfile` gives to files on their way."""
 
 
@@ -50,14 +50,19 @@ def write_dist(context: Context, graph: Graph, result: Result) -> list[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with context.store.exclusive(f"dist-{Digest.of_bytes(os.fsencode(folder)).hex}"):
-            return _write(context, folder, result, complete)
+            return _write(context, folder, graph, result, complete)
     except OSError as error:
         raise store_error(error, folder) from error
 
 
-def _write(context: Context, folder: Path, result: Result, complete: list[str]) -> list[str]:
+def published_platforms(folder: Path) -> set[str]:
+    """The architectures that an earlier run published in `folder`."""
+    return {str(p).removeprefix("linux/") for p in _read_manifest(folder)["platforms"]}
+
+
+def _write(context: Context, folder: Path, graph: Graph, result: Result, complete: list[str]) -> list[str]:
     old = _read_manifest(folder)
-    manifest = describe_release(context, result, complete)
+    manifest = describe_release(context, graph, result, complete)
     for platform in old["platforms"]:
         if platform not in manifest["platforms"]:
             _keep(folder, old, platform, manifest, context)
@@ -69,19 +74,18 @@ def _write(context: Context, folder: Path, result: Result, complete: list[str]) 
     manifest["artifacts"] += [_entry(n, Digest.of_bytes(t), len(t)) for n, t in texts.items()]
     manifest["artifacts"].sort(key=lambda a: a["name"])
     changed = []
-    for arch in complete:
-        for name, output in sorted(artifacts_of(result, arch).items()):
-            if not _same(folder / name, output):
-                _place(context.store, output, folder / name)
-                changed.append(name)
+    for name, (output, _) in artifacts_of(graph, result, complete).items():
+        if not _same(folder, name, output):
+            _place(context.store, output, folder / name)
+            changed.append(name)
     for name in {a["name"] for a in old["artifacts"]} - {a["name"] for a in manifest["artifacts"]}:
-        (folder / name).unlink(missing_ok=True)
+        _remove(folder, name)
     for name, text in {**texts, "release.json": render_manifest(manifest)}.items():
         path = folder / name
         if path.is_symlink() or not path.is_file() or path.read_bytes() != text:
             write_atomically(path, text)
             changed.append(name)
-    for stale in folder.iterdir():  # of a run that was killed; nobody else writes here now
+    for stale in folder.rglob(".*"):  # of a run that was killed; nobody else writes here now
         if TEMPORARY.fullmatch(stale.name):
             stale.unlink()
     return sorted(changed)
@@ -107,10 +111,11 @@ def _keep(folder: Path, old: dict[str, Any], platform: str, manifest: dict[str, 
     """Take over an architecture of an earlier run, if it comes from the same inputs and is intact."""
     try:
         mine = [a for a in old["artifacts"] if a.get("platform") == platform]
-        intact = all(_same(folder / a["name"], Output(Digest.parse(a["digest"]), a["size"])) for a in mine)
+        intact = all(_same(folder, a["name"], Output(Digest.parse(a["digest"]), a["size"])) for a in mine)
         arch = platform.removeprefix("linux/")
         inputs = describe_inputs(context, arch) if arch in context.release.bases else {}
-        if intact and inputs and old["inputs"][platform] == inputs:
+        # Images, charts and bundles name all platforms: what was not made together does not stand together.
+        if intact and inputs and old["inputs"][platform] == inputs and not context.images:
             binaries = [b for b in old["binaries"] if b["platform"] == platform]
             manifest["bases"][platform] = old["bases"][platform]
             manifest["inputs"][platform] = inputs
@@ -124,10 +129,22 @@ def _keep(folder: Path, old: dict[str, Any], platform: str, manifest: dict[str, 
     context.progress.say(f"  removed {platform} from {folder.name}: {reason}")
 
 
-def _same(path: Path, output: Output) -> bool:
-    """Whether the file is there with these bytes."""
-    regular = path.is_file() and not path.is_symlink()
+def _same(folder: Path, name: str, output: Output) -> bool:
+    """Whether the file is there with these bytes, and is reached through no link."""
+    path = folder / name
+    regular = path.is_file() and not path.is_symlink() and path.parent.resolve() == (folder.resolve() / name).parent
     return regular and path.stat().st_size == output.size and Digest.of_file(path) == output.digest
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Remove a file that an earlier run published, and the folders that are empty without it."""
+    path = folder / name
+    if path.parent.resolve() != (folder.resolve() / name).parent:  # somebody put a link there
+        return
+    path.unlink(missing_ok=True)
+    for parent in path.relative_to(folder).parents:
+        if parent != Path() and (folder / parent).is_dir() and not any((folder / parent).iterdir()):
+            (folder / parent).rmdir()
 
 
 def _place(store: Store, output: Output, target: Path) -> None:
@@ -135,6 +152,7 @@ def _place(store: Store, output: Output, target: Path) -> None:
     source = store.use(output.digest)
     if source is None:
         raise DamagedOutput(target.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(descriptor, "wb") as copy, source.open("rb") as file:

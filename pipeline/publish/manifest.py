@@ -1,15 +1,16 @@
 """`release.json`: what a release consists of, by digest. No wall clock, no host: equal releases have equal bytes."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.baselocks import base_lock_path, read_base_lock
 from pipeline.bases import Base
 from pipeline.context import Context
 from pipeline.engine import code_digest
-from pipeline.graph import canonical
+from pipeline.graph import Graph, canonical
 from pipeline.lock import BaseLock
-from pipeline.model import Digest, Platform, platform
+from pipeline.model import PLATFORMS, Digest, Platform, platform
 from pipeline.pack.tarball import installed_files
 from pipeline.scheduler import Result
 from pipeline.sources.tree import tree_digest
@@ -19,7 +20,7 @@ SCHEMA = "https://rfolabs.github.io/rfo/release/v1"
 """Names the format; it is an identifier, not a place."""
 
 
-def describe_release(context: Context, result: Result, arches: list[str]) -> dict[str, Any]:
+def describe_release(context: Context, graph: Graph, result: Result, arches: Sequence[str]) -> dict[str, Any]:
     """The manifest of what was made for `arches`; the texts that go with it are added by the writer."""
     release = context.release
     targets = [platform(a) for a in arches]
@@ -35,10 +36,10 @@ def describe_release(context: Context, result: Result, arches: list[str]) -> dic
         "components": [_component(context, name) for name in sorted(release.components)],
         "deviations": [d.model_dump(exclude_none=True) for d in release.deviations],
         "binaries": [b for t in targets for b in _binaries(context, result, t)],
+        "images": _images(context, result, arches),
         "artifacts": [
-            {"name": n, "digest": str(o.digest), "size": o.size, "platform": str(t)}
-            for t in targets
-            for n, o in artifacts_of(result, t.arch).items()
+            {"name": n, "digest": str(o.digest), "size": o.size} | ({"platform": platform} if platform else {})
+            for n, (o, platform) in artifacts_of(graph, result, arches).items()
         ],
     }
 
@@ -55,7 +56,12 @@ def describe_inputs(context: Context, arch: str) -> dict[str, str]:
     packages = [p.line() for p in lock.packages if p.root not in base.targets or p.arch == arch]
     units, sources = context.all_units, context.sources
     facts = {
-        "definition": [context.release.model_dump(mode="json"), [u.facts for u in units], base.model_dump(mode="json")],
+        "definition": [
+            context.release.model_dump(mode="json"),
+            [u.facts for u in units],
+            base.model_dump(mode="json"),
+            [i.recipe.model_dump(mode="json") for i in context.images],
+        ],
         "sources.lock": [sources.lock.render(), {n: str(o.digest) for n, o in sources.overlays.items()}],
         f"{base.name}.lock": packages + [s.line() for s in lock.suites if s.arch == arch],
         "tree": {u.source.tree: str(tree_digest(context.checkout, u.source.tree)) for u in units if u.source.tree},
@@ -75,9 +81,48 @@ def find_base_lock(context: Context, base: Base) -> BaseLock | None:
     return read_base_lock(base_lock_path(base, context.release.version, context.definitions, context.store), base)
 
 
-def artifacts_of(result: Result, arch: str) -> dict[str, Output]:
-    """The published files of one architecture, by name."""
-    return {n: o for action, made in result.outputs.items() if action == f"tarball/{arch}" for n, o in made.items()}
+def artifacts_of(graph: Graph, result: Result, arches: Sequence[str]) -> dict[str, tuple[Output, str | None]]:
+    """The published files of `arches`, by their places in the release's folder, each with its platform.
+
+    What belongs to no architecture, or to several, has none.
+    """
+    found: dict[str, tuple[Output, str | None]] = {}
+    for action in graph.actions.values():
+        arch = architecture_of(action.name)
+        if not action.publish or action.name not in result.outputs or (arch and arch not in arches):
+            continue
+        for name, template in action.publish.items():
+            output = result.outputs[action.name][name]
+            place = template.replace("{hex}", output.digest.hex)
+            owner = str(platform(arch)) if arch else None
+            same = found.setdefault(place, (output, owner))
+            if same != (output, owner):
+                found[place] = (output, None)
+    return dict(sorted(found.items()))
+
+
+def architecture_of(action: str) -> str | None:
+    """The architecture that an action is for, as its name ends with it; None if it is for all."""
+    last = action.rpartition("/")[2]
+    return last if last in PLATFORMS else None
+
+
+def _images(context: Context, result: Result, arches: Sequence[str]) -> list[dict[str, Any]]:
+    """Each image by the digest of its index, with its manifests; none for a run that made none."""
+    found = []
+    for image in context.images:
+        index = result.outputs.get(f"index/{image.name}")
+        if index:
+            made = {a: result.outputs[f"image/{image.name}/{a}"]["manifest.json"] for a in sorted(arches)}
+            found.append(
+                {
+                    "name": image.name,
+                    "references": [str(r) for r in image.references],
+                    "digest": str(index["index.json"].digest),
+                    "platforms": {str(platform(a)): str(o.digest) for a, o in made.items()},
+                }
+            )
+    return found
 
 
 def render_manifest(manifest: dict[str, Any]) -> bytes:

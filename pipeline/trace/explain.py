@@ -14,6 +14,7 @@ from pipeline.context import Context, Options
 from pipeline.definitions import Definitions
 from pipeline.errors import BuildError, PipelineError, SourceError
 from pipeline.graph import Action, Graph, Ref
+from pipeline.image.layer import layer_roots
 from pipeline.lock import BaseLock, Package, read_lock
 from pipeline.model import Digest, Module
 from pipeline.pack.members import SUFFIXES, read_members
@@ -202,7 +203,7 @@ def _plan(found: Found, lock: BaseLock, lock_path: Path, places: Places, verdict
             raise SourceError(f"{platform} cannot be built here: {context.unavailable[arch]}")
         alone = found.kind == "binary"
         units = [u for u in context.units if u.name == found.unit or not alone]
-        graph = plan(release.values, units, context.inputs, packs=not alone)
+        graph = plan(release, units, context.inputs, packs=not alone)
     except PipelineError as error:
         verdict["reason"] = error.reason
         return None
@@ -291,8 +292,10 @@ def _step(action: Action, outputs: dict[str, dict[str, Output]], graph: Graph) -
 
 def _roots(made: _Plan) -> dict[str, Root]:
     """The roots of the architecture, by the key that actions name them with."""
-    roots = made.context.inputs[made.arch].roots
+    inputs = made.context.inputs[made.arch]
+    roots = inputs.roots
     found = [roots.find(role, made.arch) for role in roots.base.roots if role != "engine"]
+    found += [layer_roots(role, made.arch, inputs)[0] for role in roots.base.layers]
     return {str(r.key): r for r in found}
 
 

@@ -1,0 +1,67 @@
+"""A small release with images, which tests of images share: one static program on each layer of the base."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from engine import ARCHES, BASE, HELLO, REPO, SMALL, make_context, write_checkout
+
+from pipeline.context import Context
+from pipeline.release import release
+
+COMPONENT: dict[str, Any] = {
+    "name": "hello",
+    "license": "Apache-2.0",
+    "source": {"tree": "components/hello/src"},
+    "build": [{"binaries": {"hello": "."}, "stamp": {"main.version": "{release}"}}],
+    "smoke": {"hello": {"args": [], "prints": "hello {release}"}},
+}
+FILES = {
+    "components/hello/src/main.go": HELLO,
+    "components/hello/src/go.mod": "module example.org/hello\n\ngo 1.20\n",
+    "install/bin/rfo-killall.sh": "#!/bin/sh\n",
+}
+PLAIN: dict[str, Any] = {
+    "name": "plain",
+    "title": "A program without a system",
+    "component": "hello",
+    "tag": "{release}-build{build}",
+    "also": [{"name": "other", "tag": "{release}"}],
+    "set": "core",
+    "layer": "minimal",
+    "programs": [{"component": "hello", "to": "usr/local/bin"}],
+    "entrypoint": ["/usr/local/bin/hello"],
+    "user": "65532:65532",
+    "budget": "20MiB",
+}
+TOOLS = PLAIN | {
+    "name": "tools",
+    "title": "A program with the tools of the network",
+    "also": [],
+    "set": "more",
+    "layer": "network",
+    "user": "0:0",
+}
+EMPTY = PLAIN | {"name": "empty", "title": "A program alone", "also": [], "layer": None, "start": False}
+
+
+def image_checkout(folder: Path, *recipes: dict[str, Any], files: dict[str, str] | None = None, **more: Any) -> Path:
+    """A checkout whose release has the images `recipes`; `more` is merged over the release."""
+    chosen = recipes or (PLAIN, TOOLS, EMPTY)
+    texts = {f"images/openeuler/{r['name']}.yaml": yaml.safe_dump(r, sort_keys=False) for r in chosen}
+    write_checkout(folder, {"hello": COMPONENT}, FILES | texts | (files or {}), {"hello": {}})
+    path = folder / "releases" / SMALL / "release.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"images": [r["name"] for r in chosen]} | more))
+    return folder
+
+
+@cache
+def made(folder: Path) -> Context:
+    """The images of a checkout made for all architectures, and published in its dist/."""
+    context = make_context(folder, arches=ARCHES)
+    release(context)
+    return context
+
+
+__all__ = ["BASE", "EMPTY", "PLAIN", "REPO", "TOOLS", "image_checkout", "made"]
