@@ -150,7 +150,7 @@ def test_the_source_of_a_chart_says_why_it_cannot_be_installed(name: str, tmp_pa
         ("rfo-flannel", "interface=eth0 --public-ip=1.2.3.4"),
         ("rfo-metrics-server", "securePort=443"),
         ("rfo-metrics-server", "kubelet.insecureTLS=maybe"),
-        ("rfo-metrics-server", "kubelet.metricResolution=often"),
+        ("rfo-metrics-server", "kubelet.metricResolution=9s"),  # it takes 10 and more
     ],
 )
 def test_values_that_the_schema_refuses(name: str, value: str, tmp_path: Path) -> None:
@@ -266,6 +266,7 @@ def test_charts_share_what_they_have_in_common() -> None:
     schemas = [json.loads((f / "values.schema.json").read_text()) for f in folders]
     for shared in ("global", "image", "imagePullSecrets", "resources", "tolerations"):
         assert len({json.dumps(s["definitions"][shared]) for s in schemas}) == 1
+    assert len({(f / "values.yaml").read_text().partition("\nimage:")[0] for f in folders}) == 1
 
 
 @pytest.mark.parametrize("name", CHARTS)

@@ -44,7 +44,7 @@ class ChartFile(Strict):
     type: Literal["application"]
     version: Text
     """A placeholder in the checkout: the packed chart has the release's version."""
-    app_version: Text = Field(alias="appVersion")
+    app_version: str = Field(alias="appVersion", pattern=r"^\{(version|number)\}$")
     """In the checkout a template of the version of the program in its first image: with or without `v`, as upstream."""
     kube_version: Text = Field(alias="kubeVersion")
     home: str | None = None

@@ -14,7 +14,7 @@ from pipeline.draft.yamledit import Document
 from pipeline.errors import DefinitionError, SourceError
 from pipeline.extract import extract_tar
 from pipeline.image.names import Image, Reference
-from pipeline.model import Digest
+from pipeline.model import CHUNK, Digest
 from pipeline.strict import Strict, parsed_by, read_yaml, validate
 from pipeline.versions import fill
 
@@ -84,6 +84,8 @@ def chart_images(tgz: Path) -> dict[str, Pinned]:
     with tempfile.TemporaryDirectory() as folder, tgz.open("rb") as file:
         plain = Decompressed(file, Gzip(), tgz.name, MAX_CHART)
         extract_tar(plain, Path(folder), what=tgz.name, max_bytes=MAX_CHART)
+        while plain.read(CHUNK):  # the checksum stands behind the end of the archive
+            pass
         found = sorted(Path(folder).glob("*/values.yaml"))
         if len(found) != 1:
             raise SourceError(f"{tgz.name}: expected one folder with a values.yaml, found {len(found)}")
