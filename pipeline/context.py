@@ -226,6 +226,12 @@ class Context:
         found = {a: by_base[self.bases[a].name] for a in self.arches}
         return {a: i for a, i in found.items() if a not in self.unavailable}
 
+    def add(self, arch: str) -> None:
+        """Make an architecture besides those asked for."""
+        self.arches = tuple(a for a in self.release.bases if a in (*self.arches, arch))
+        for derived in ("bases", "base_locks", "inputs", "unavailable"):
+            vars(self).pop(derived, None)
+
     def lose(self, arch: str, reason: str) -> None:
         """Go on without an architecture, and say why at the end."""
         self.inputs.pop(arch)

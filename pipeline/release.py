@@ -80,7 +80,7 @@ def take_along(context: Context) -> None:
         except PipelineError:
             continue
         if all(n in done.outputs for n in graph.order if n.startswith(("build/", "check/", "notices/"))):
-            context.arches = (*context.arches, arch)
+            context.add(arch)
 
 
 def run_all(graph: Graph, scheduler: Scheduler, context: Context) -> Result:
@@ -89,7 +89,7 @@ def run_all(graph: Graph, scheduler: Scheduler, context: Context) -> Result:
     The graph's actions are then those of the others.
     """
     result = scheduler.run(graph)
-    broken = {a for f in [*(f.name for f in result.failures), *result.skipped] if (a := architecture_of(f))}
+    broken = {a for f in result.failures if (a := architecture_of(f.name))}
     if not context.images or not broken or not broken < set(context.inputs):
         return result
     for arch in broken:

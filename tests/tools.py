@@ -5,10 +5,12 @@ the modules are what everybody gets.
 """
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from engine import store_root
@@ -40,13 +42,27 @@ def tool(name: str) -> str:
     return str(program)
 
 
+@cache
+def module(name: str) -> Path:
+    """The folder of a Go module, `path@version`, as the host's go keeps it."""
+    done = subprocess.run(
+        [_go(), "mod", "download", "-json", name], capture_output=True, text=True, check=False, timeout=600, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return Path(json.loads(done.stdout)["Dir"])
+
+
+def _go() -> str:
+    """The host's go, or the one that the bootstrap installs."""
+    return shutil.which("go") or str(Path(sys.executable).parent / "go")
+
+
 def _build(package: str, program: Path) -> None:
-    """Build a program with the host's go, or the one that the bootstrap installs."""
-    go = shutil.which("go") or str(Path(sys.executable).parent / "go")
+    """Build a program."""
     work = program.parent / "work"
     environment = {**os.environ, "GOBIN": str(work), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GOTOOLCHAIN": "auto"}
     done = subprocess.run(
-        [go, "install", package], env=environment, capture_output=True, text=True, check=False, timeout=1200
+        [_go(), "install", package], env=environment, capture_output=True, text=True, check=False, timeout=1200
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (work / program.name).rename(program)
