@@ -76,11 +76,12 @@ def _fetch(version: str, document: Path) -> None:
     go = shutil.which("go") or str(Path(sys.executable).parent / "go")
     work = document.with_suffix(".work")
     environment = {**os.environ, "GOMODCACHE": str(work), "GOFLAGS": "-modcacherw"}
-    done = subprocess.run(
-        [go, "mod", "download", "-json", f"k8s.io/kubernetes@{version}"],
-        cwd=document.parent, env=environment, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    module = Path(json.loads(done.stdout)["Dir"])
-    (module / "api/openapi-spec/swagger.json").rename(document)
-    shutil.rmtree(work)
+    command = [go, "mod", "download", "-json", f"k8s.io/kubernetes@{version}"]
+    try:
+        done = subprocess.run(
+            command, cwd=document.parent, env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (Path(json.loads(done.stdout)["Dir"]) / "api/openapi-spec/swagger.json").rename(document)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
