@@ -82,7 +82,11 @@ class Client:
         self._sessions: list[requests.Session] = []
         if ca is not None and not ca.is_file():
             raise UsageError(f"--ca {ca}: there is no such file", "name a file with certificates in PEM form")
-        self._greet(may_fall_back=not plain_http and is_loopback(urlsplit(self.origin).hostname))
+        try:
+            self._greet(may_fall_back=not plain_http and is_loopback(urlsplit(self.origin).hostname))
+        except BaseException:
+            self.close()
+            raise
 
     def call(
         self,

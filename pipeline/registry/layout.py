@@ -181,18 +181,22 @@ class Layout:
         """Let a name stand for a manifest, once the layout is finished."""
         self._tags[name] = manifest
 
-    def attach(self, repository: str, subject: Digest, referrers: Sequence[Manifest]) -> None:
-        """Let manifests be found by their subject, once the layout is finished."""
-        del repository, subject
-        self._attached.update({m.digest: m for m in referrers})
+    def attach(self, repository: str, subject: Manifest, referrers: Sequence[Manifest]) -> None:
+        """Let manifests be found by their subject, once the layout is finished.
+
+        Where the subject has no name it is listed too: oras looks up digests in index.json only.
+        """
+        del repository
+        self._attached.update({m.digest: m for m in (subject, *referrers)})
 
     def finish(self) -> None:
         """Make visible what was written: index.json with the new entries beside those it has."""
         names = self._names | {n: m.descriptor for n, m in self._tags.items()}
         unnamed = {d.digest: d for d in self._entries if _name_of(d, self.folder) is None}
         unnamed |= {d: m.descriptor for d, m in self._attached.items()}
+        known = {d.digest for d in names.values()}
         entries = [d.render({IMAGE_NAME: FULL_NAME.format(n), REF_NAME: n.tag}) for n, d in sorted(names.items())]
-        entries += [d.render() for _, d in sorted(unnamed.items())]
+        entries += [d.render() for digest, d in sorted(unnamed.items()) if digest not in known]
         with _failing(self.folder):
             write_atomically(self.folder / "oci-layout", json.dumps(LAYOUT).encode() + b"\n")
             write_atomically(self.folder / "index.json", render_index(entries))

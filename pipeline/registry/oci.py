@@ -102,10 +102,10 @@ class Manifest:
 
 def read_manifest(data: bytes, media_type: str, place: str) -> Manifest:
     """What the bytes of a manifest say; `place` names them in errors. Raises SourceError."""
-    document = _parsed(data, place)
     is_index = media_type in INDEXES
     if not is_index and media_type not in MANIFESTS:
         raise SourceError(f"{place}: {media_type[:120]!r} is no manifest of an image or artifact")
+    document = _parsed(data, place)
     if document.media_type not in (None, media_type) or is_index != (document.manifests is not None):
         raise SourceError(f"{place}: it says of itself that it is another kind of document than {media_type}")
     if not is_index and document.config is None:

@@ -96,4 +96,4 @@ def parse_place(text: str) -> Remote | Path:
 
 
 def _is_host(first: str) -> bool:
-    return first == "localhost" or "." in first or ":" in first
+    return bool(HOST.fullmatch(first)) and (first == "localhost" or "." in first or ":" in first)

@@ -149,15 +149,15 @@ class Registry:
         """Point a tag to a manifest."""
         self._put(name.repository, name.tag, manifest)
 
-    def attach(self, repository: str, subject: Digest, referrers: Sequence[Manifest]) -> None:
+    def attach(self, repository: str, subject: Manifest, referrers: Sequence[Manifest]) -> None:
         """Make manifests that are there known as attached to their subject, where the registry does not by itself."""
-        if self._referrers(repository, subject) is not None:
+        if self._referrers(repository, subject.digest) is not None:
             return
-        listed = self._tagged_referrers(repository, subject)
+        listed = self._tagged_referrers(repository, subject.digest)
         new = [m.descriptor for m in referrers if m.digest not in {d.digest for d in listed}]
         if new:
             data = render_index([d.render() for d in listed + new])
-            tag = referrers_tag(subject)
+            tag = referrers_tag(subject.digest)
             self._put(repository, tag, read_manifest(data, IMAGE_INDEX, f"{self.remote}/{repository}:{tag}"))
 
     def _save_rest(self, repository: str, blob: Descriptor, target: Path, place: str, track: Track) -> None:
@@ -173,7 +173,8 @@ class Registry:
             if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 raise NetworkError(f"{place}: the registry serves another part than it was asked for")
             write_checked(target, blob, self.client.parts(response), place, track, start)
-        if target.stat().st_size < blob.size:
+        said_all = response.status_code == 200 and "Content-Length" in response.headers
+        if target.stat().st_size < blob.size and not said_all:
             raise Broken("the connection ended early")
 
     def _manifest(self, repository: str, reference: str) -> Manifest | None:

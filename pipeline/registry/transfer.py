@@ -69,7 +69,7 @@ class Target(Protocol):
     def put_manifest(self, repository: str, manifest: Manifest) -> None:
         """Write a manifest under its digest."""
 
-    def attach(self, repository: str, subject: Digest, referrers: Sequence[Manifest]) -> None:
+    def attach(self, repository: str, subject: Manifest, referrers: Sequence[Manifest]) -> None:
         """Make manifests that are there known as attached to their subject."""
 
     def tagged(self, name: Name) -> Digest | None:
@@ -182,12 +182,13 @@ class _Reader:
         repository = self._repository
         if manifest.digest in repository.manifests:
             return
-        if depth > MAX_DEPTH or len(repository.manifests) >= MAX_MANIFESTS:
-            raise SourceError(
-                f"{repository.name}@{manifest.digest}: over {MAX_MANIFESTS} manifests, or {MAX_DEPTH} in each other"
-            )
+        if depth > MAX_DEPTH:
+            raise SourceError(f"{repository.name}@{manifest.digest}: over {MAX_DEPTH} manifests in each other")
         for child in manifest.children:
-            self._walk(self._source.manifest(repository.name, child), depth + 1)
+            if child.digest not in repository.manifests:
+                self._walk(self._source.manifest(repository.name, child), depth + 1)
+        if len(repository.manifests) >= MAX_MANIFESTS:
+            raise SourceError(f"{repository.name}: over {MAX_MANIFESTS} manifests belong to its images")
         repository.manifests[manifest.digest] = manifest
         for entry in self._source.attached(repository.name, manifest.digest):
             referrer = self._source.manifest(repository.name, entry)
@@ -259,7 +260,7 @@ def _write_manifests(target: Target, repository: _Repository, written: list[Dige
         written.append(manifest.digest)
     for subject, referrers in repository.referrers.items():
         if not dry_run:
-            target.attach(repository.name, subject, referrers)
+            target.attach(repository.name, repository.manifests[subject], referrers)
 
 
 def _write_tags(target: Target, tags: Mapping[Name, Manifest], written: list[Image], *, dry_run: bool) -> None:
