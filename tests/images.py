@@ -1,5 +1,6 @@
 """A small release with images, which tests of images share: one static program on each layer of the base."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ EMPTY = PLAIN | {"name": "empty", "title": "A program alone", "also": [], "layer
 def image_checkout(folder: Path, *recipes: dict[str, Any], files: dict[str, str] | None = None, **more: Any) -> Path:
     """A checkout whose release has the images `recipes`; `more` is merged over the release."""
     chosen = recipes or (PLAIN, TOOLS, EMPTY)
-    texts = {f"images/openeuler/{r['name']}.yaml": yaml.safe_dump(r, sort_keys=False) for r in chosen}
+    texts = {f"images/openeuler/{r['name']}.yaml": json.dumps(r) for r in chosen}
     write_checkout(folder, {"hello": COMPONENT}, FILES | texts | (files or {}), {"hello": {}})
     path = folder / "releases" / SMALL / "release.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"images": [r["name"] for r in chosen]} | more))
