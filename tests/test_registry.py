@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from registry_server import INDEX, MANIFEST, Images
 
-from pipeline.errors import HostError, PipelineError, SourceError, UsageError
+from pipeline.errors import HostError, SourceError, UsageError
 from pipeline.model import Digest
+from pipeline.publish.manifest import SCHEMA
 from pipeline.registry import layout, meter, oci, transfer
 from pipeline.registry.auth import Challenge, parse_challenge
 from pipeline.registry.credentials import Login, find_login
@@ -73,6 +74,13 @@ def test_what_is_no_name_is_refused(text: str) -> None:
 )
 def test_registries_and_folders_are_told_apart(text: str, place: Remote | Path) -> None:
     assert parse_place(text) == place
+
+
+@pytest.mark.parametrize("text", ["", "https://registry.example", "me:secret@registry.example/a", "host:x/a", ":"])
+def test_what_is_meant_as_a_registry_is_taken_for_no_folder(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a registry") as error:
+        parse_place(text)
+    assert "secret" not in error.value.render()
 
 
 # --- credentials
@@ -322,6 +330,25 @@ def test_an_index_cannot_pass_for_a_manifest() -> None:
     assert oci.read_manifest(data, INDEX, "it").children == ()
 
 
+def test_images_have_to_be_those_of_the_release(images: Images, tmp_path: Path) -> None:
+    index = images.folder / "index.json"
+    manifest: dict[str, Any] = {k: [] for k in ("platforms", "components", "deviations", "binaries")}
+    manifest |= {
+        "schema": SCHEMA,
+        "version": "v1.0.0+rfor1",
+        "upstream": "",
+        "date": "",
+        "stand_in": False,
+        "bases": {},
+    }
+    entry = {"name": "images/index.json", "digest": str(Digest.of_file(index)), "size": index.stat().st_size}
+    (tmp_path / "release.json").write_text(json.dumps({**manifest, "artifacts": [entry]}))
+    mirrored(tmp_path, tmp_path / "copy")
+    images.name(images.index(images.image("amd64", b"evil")), "evil:v1")
+    with pytest.raises(SourceError, match=r"images/index\.json is not what its release\.json names"):
+        mirrored(tmp_path, tmp_path / "other")
+
+
 # --- what people see
 
 
@@ -367,8 +394,3 @@ def test_one_failure_ends_the_other_tasks(tmp_path: Path) -> None:
 def test_no_command_loads_http_before_it_needs_it() -> None:
     code = "import sys, pipeline.registry.share, pipeline.cli.sharing; sys.exit('requests' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)
-
-
-def test_every_error_has_a_place(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="expected a registry"):
-        parse_place("")

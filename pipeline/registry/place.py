@@ -90,7 +90,8 @@ def parse_place(text: str) -> Remote | Path:
     """
     if not text:
         raise UsageError("expected a registry, HOST[/PREFIX], or a folder")
-    if text.startswith(("/", ".")) or not _is_host(text.partition("/")[0]):
+    first = text.partition("/")[0]
+    if text.startswith(("/", ".")) or not (_is_host(first) or ":" in first):
         return Path(text).absolute()
     return parse_remote(text)
 

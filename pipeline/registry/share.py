@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, UsageError
 from pipeline.model import Digest
+from pipeline.publish.published import read_published
 from pipeline.registry.layout import Layout
 from pipeline.registry.meter import Meter
 from pipeline.registry.place import Name, Remote, parse_place, parse_remote
@@ -34,7 +35,7 @@ def push(folder: Path, registry: str, asked: Asked, progress: Progress) -> Resul
     Raises UsageError, SourceError (the folder is damaged, or the registry holds other bytes), NetworkError.
     """
     remote = parse_remote(registry)
-    layout = Layout(folder)
+    layout = _open_folder(folder)
     names = _named(layout)
     with Registry(remote, plain_http=asked.plain_http, ca=asked.ca) as target:
         return _transfer(layout, target, dict(names), asked, progress)
@@ -52,7 +53,7 @@ def mirror(
         raise UsageError(f"--from and --to are both {origin}")
     names: dict[Name, Digest | None] = dict.fromkeys(map(_parse_image, images))
     if release is not None:
-        names |= _named(Layout(release))
+        names |= _named(_open_folder(release))
     if not names and isinstance(start, Remote):
         raise UsageError(
             f"which images of {origin}? A registry is not asked for what it has",
@@ -73,8 +74,15 @@ def mirror(
 
 def _open(place: Remote | Path, asked: Asked, *, make: bool = False) -> Registry | Layout:
     if isinstance(place, Path):
-        return Layout(place, make=make)
+        return Layout(place, make=True) if make else _open_folder(place)
     return Registry(place, plain_http=asked.plain_http, ca=asked.ca)
+
+
+def _open_folder(folder: Path) -> Layout:
+    """The images in a folder; those of a release have to be what its release.json names."""
+    if (folder / "release.json").exists():
+        read_published(folder).file("images/index.json")
+    return Layout(folder)
 
 
 def _parse_image(text: str) -> Name:

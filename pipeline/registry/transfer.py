@@ -247,8 +247,10 @@ def _copy_blobs(
 
     largest_first = sorted(wanted.values(), key=lambda w: (-w[0].size, w[0].digest))
     meter.begin(sum(blob.size for blob, _ in largest_first))
-    _all([partial(copy, blob, list(holders)) for blob, holders in largest_first], jobs, meter)
-    meter.end()
+    try:
+        _all([partial(copy, blob, list(holders)) for blob, holders in largest_first], jobs, meter)
+    finally:
+        meter.end()
 
 
 def _write_manifests(target: Target, repository: _Repository, written: list[Digest], *, dry_run: bool) -> None:
