@@ -43,6 +43,8 @@ def _members(path: Path, what: str) -> Iterator[File]:
                     sha1.update(piece)
                     sha256.update(piece)
                 hashed[name] = File(name, sha1.hexdigest(), sha256.hexdigest(), member.size)
+        while stream.read(READ):  # padding; only at its end a compressed stream tells that it is whole
+            pass
     yield from hashed.values()
 
 

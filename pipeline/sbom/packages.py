@@ -19,6 +19,7 @@ from pipeline.base.archives import Decompressed, open_data
 from pipeline.base.deb import unpack
 from pipeline.base.rpmfile import STRINGS, Header, Rpm, read_rpm
 from pipeline.errors import SourceError
+from pipeline.extract import READ, Readable
 from pipeline.inputs import Inputs
 from pipeline.lock import Package
 from pipeline.pack.notices import MAX_TEXT
@@ -59,30 +60,46 @@ class _Said:
 
 
 def system_packages(packages: Sequence[Package], inputs: Inputs, *, terms: bool = True) -> list[SystemPackage]:
-    """What the files of locked `packages` say, in their order; licences only with `terms`.
-
-    Packages that share their terms with another one find it among `packages`. Raises SourceError.
-    """
-    base = inputs.roots.base
+    """What the files of locked `packages` say, fetched if need be; see `read_packages`."""
     inputs.roots.fetch(packages)
-    said = [_read(base.family, package, inputs.roots.file(package), inputs, terms=terms) for package in packages]
+    files = [(p, inputs.roots.file(p)) for p in packages]
+    base = inputs.roots.base
+    vendor = base.origin if base.family == "deb" else base.name.partition("-")[0]
+    return read_packages(files, base.family, base.name, vendor, inputs.store, terms=terms)
+
+
+def read_packages(
+    packages: Sequence[tuple[Package, Path]],
+    family: str,
+    distribution: str,
+    vendor: str,
+    store: Store,
+    *,
+    terms: bool = True,
+) -> list[SystemPackage]:
+    """What package files say, in their order; licences only with `terms`. `vendor` supplies those that name nobody.
+
+    Packages that share their terms with another one find it among `packages`. Raises SourceError for a malformed one,
+    one that is not what its pin says, and one whose fields hold control characters.
+    """
+    said = [_read(family, package, path, store, terms=terms) for package, path in packages]
     texts = {folder: text for s in said for folder, text in s.terms.items()}
     links = {folder: target for s in said for folder, target in s.shared.items()}
     return [
         SystemPackage(
             pin=package,
-            family=base.family,
-            distribution=base.name,
+            family=family,
+            distribution=distribution,
             architecture=s.architecture,
             source=s.source,
             source_version=s.source_version,
-            supplier=s.supplier or base.name.partition("-")[0].capitalize(),
+            supplier=s.supplier or vendor,
             maintainer=s.maintainer,
             homepage=s.homepage,
             licence=_licence(s, texts, links) if terms else Licence(),
             files=s.files,
         )
-        for package, s in zip(packages, said, strict=True)
+        for (package, _), s in zip(packages, said, strict=True)
     ]
 
 
@@ -114,7 +131,7 @@ def parse_copyright(name: str, text: str) -> Licence:
     return combine(named(t, texts, name) for t in sorted(used)) if used else reference(name, text)
 
 
-def _read(family: str, package: Package, path: Path, inputs: Inputs, *, terms: bool) -> _Said:
+def _read(family: str, package: Package, path: Path, store: Store, *, terms: bool) -> _Said:
     what = f"package {package.name} {package.version}"
     said = _read_rpm(path, what) if family == "rpm" else _read_deb(path, what, package.name)
     if (said.name, said.version) != (package.name, package.version):
@@ -123,7 +140,7 @@ def _read(family: str, package: Package, path: Path, inputs: Inputs, *, terms: b
         if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", value):
             raise SourceError(f"{what}: its field {key} holds control characters: {value[:80]!r}")
     if family == "deb" and terms:
-        texts, links = _documents(path, what, inputs.store)
+        texts, links = _documents(path, what, store)
         return _Said(**(vars(said) | {"terms": texts, "shared": links}))
     return said
 
@@ -169,20 +186,23 @@ def _control(path: Path, what: str) -> dict[str, bytes]:
         if not name.startswith("control.tar") or int(digits) > MAX_CONTROL:
             raise SourceError(f"{what}: its control archive stands elsewhere or is too large")
         content = file.read(int(digits))
-    stream: object = io.BytesIO(content)
+    stream: Readable = io.BytesIO(content)
     if name != "control.tar":
         if name.replace("control", "data", 1) not in DECODERS:
             raise SourceError(f"{what}: {name}: unknown compression")
         stream = Decompressed(io.BytesIO(content), DECODERS[name.replace("control", "data", 1)](), what, MAX_CONTROL)
     try:
         with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as tar:
-            return {
+            found = {
                 m.name.removeprefix("./"): opened.read()
                 for m in tar
                 if m.isreg() and m.size <= MAX_CONTROL and (opened := tar.extractfile(m))
             }
+        while stream.read(READ):  # padding; only at its end a compressed stream tells that it is whole
+            pass
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise SourceError(f"{what}: malformed control archive ({error})") from error
+    return found
 
 
 @lru_cache(maxsize=1024)
