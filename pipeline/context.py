@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.baselocks import have_base_lock
 from pipeline.bases import Base
+from pipeline.chart.definition import read_chart
 from pipeline.definitions import Definitions, Release
 from pipeline.errors import DefinitionError, HostError, UsageError
 from pipeline.image.names import Image, images_of
@@ -17,6 +18,7 @@ from pipeline.inputs import Inputs
 from pipeline.lock import BaseLock
 from pipeline.locking import LockedSources, make_sources, read_sources, write_sources
 from pipeline.model import PLATFORMS
+from pipeline.plan import Packs
 from pipeline.report.progress import Progress
 from pipeline.roots import Roots
 from pipeline.sources.go import GoSources
@@ -147,6 +149,13 @@ class Context:
     def images(self) -> list[Image]:
         """The images of the release; on a base that stands in, their tags say so."""
         return images_of(self.release, self.definitions, self.options.base if self.stand_in else None)
+
+    @cached_property
+    def packs(self) -> Packs:
+        """What is made of the compiled programs, besides tarballs. Raises DefinitionError."""
+        charts = [read_chart(self.checkout, name) for name in sorted(set(self.release.charts))]
+        marker = f".{self.options.base}" if self.stand_in else ""
+        return Packs(self.images, charts, f"{self.release.version.removeprefix('v')}{marker}")
 
     @property
     def dist(self) -> Path:

@@ -170,6 +170,14 @@ class Graph:
                 pending += self.actions[name].dependencies
         return Graph([a for n, a in self.actions.items() if n in wanted])
 
+    def after(self, prefix: str) -> set[str]:
+        """The actions whose names begin with `prefix`, and all that depend on them."""
+        found: set[str] = set()
+        for name in self.order:
+            if name.startswith(prefix) or not found.isdisjoint(self.actions[name].dependencies):
+                found.add(name)
+        return found
+
     def narrow(self, other: "Graph") -> None:
         """Become `other`, which has fewer actions."""
         self.actions, self.order = other.actions, other.order

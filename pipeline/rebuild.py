@@ -106,7 +106,7 @@ def find_causes(judged: Sequence[Judged], prover: Prover, chosen: Sequence[Varia
     """For each kind that differs, why its quickest artifact does: builds of just that one, under fewer variations."""
     first: dict[str, Judged] = {}
     for item in judged:
-        if item.differences and not item.excepted and item.action and item.expected and item.found:
+        if item.differences and not item.excepted and item.output and item.expected and item.found:
             known = first.get(item.kind)
             if known is None or _seconds(item, context) < _seconds(known, context):
                 first[item.kind] = item
@@ -118,7 +118,7 @@ def find_causes(judged: Sequence[Judged], prover: Prover, chosen: Sequence[Varia
             names = ", ".join(v.name for v in variations) or "nothing"
             context.progress.say(f"  varied: {names}")
             with prover.attempt(variations, (str(item.action),), ready=True) as attempt:
-                return str(attempt.outputs[str(item.action)][Path(item.name).name].digest)
+                return str(attempt.outputs[str(item.action)][str(item.output)].digest)
 
         causes.append(find_cause(item.name, str(item.expected), str(item.found), chosen, build))
     return causes

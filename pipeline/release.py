@@ -121,7 +121,7 @@ def make_graph(context: Context) -> Graph:
     """The actions that the options ask for, on the architectures that can be built."""
     chosen = context.options.actions
     packs = bool(chosen) or not context.options.components
-    graph = plan(context.release, context.units, context.inputs, context.images if packs else (), packs=packs)
+    graph = plan(context.release, context.units, context.inputs, context.packs if packs else None)
     if unknown := [a for a in chosen if a not in graph.actions]:
         raise UsageError(f"there is no action {unknown[0]}", "list them with --dry-run")
     return graph.closure(list(chosen)) if chosen else graph

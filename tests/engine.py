@@ -101,7 +101,7 @@ def said(context: Context) -> str:
 
 def real_checkout(folder: Path) -> Path:
     """The repository's definitions and locks, apart from the repository."""
-    for name in ("components", "releases", "images"):
+    for name in ("charts", "components", "releases", "images"):
         shutil.copytree(REPO / name, folder / name)
     return folder
 
@@ -176,7 +176,7 @@ def run(checkout: Path, store: Store | None = None, **options: Any) -> Summary:
 
 def digests(context: Context) -> dict[str, str]:
     """Every output that the store has for what the options ask for, as ACTION:NAME to digest."""
-    graph = plan(context.release, context.units, context.inputs, packs=False)
+    graph = plan(context.release, context.units, context.inputs, packs=None)
     result = Result()
     Scheduler(context.store, Bwrap(), context.progress, 1, 1 << 30).replay(graph, result)
     return {f"{a}:{n}": str(o.digest) for a, made in sorted(result.outputs.items()) for n, o in sorted(made.items())}

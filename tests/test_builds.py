@@ -242,7 +242,7 @@ def test_sources_that_change_during_a_run_are_never_kept_under_the_old_key(tmp_p
 
     checkout = small_checkout(tmp_path / "c", main=f"{HELLO}\n// never built as it is here\n")
     context = make_context(checkout, arches=(HOST,), components=("hello",), jobs=1)
-    graph = plan(context.release, context.units, context.inputs, packs=False)
+    graph = plan(context.release, context.units, context.inputs, packs=None)
     main = checkout / "components" / "hello" / "src" / "main.go"
     main.write_text(main.read_text().replace('"hello"', '"hello "'))  # edited after it was planned
     result = make_scheduler(context).run(graph)

@@ -312,7 +312,7 @@ def flannel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Unit, Inputs, byt
     context = make_context(checkout, version=REAL, base=BASE, components=("cni-plugin-flannel",), arches=(HOST,))
     release(context)
     made = output(digests(context)[f"build/cni-plugin-flannel/{HOST}:flannel"])
-    assert plan(context.release, context.units, context.inputs, packs=False).order
+    assert plan(context.release, context.units, context.inputs, packs=None).order
     return context.units[0], context.inputs[HOST], made
 
 

@@ -3,10 +3,12 @@
 import gzip
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from engine import (
     HELLO,
     HOST,
     SMALL,
+    environment,
     fails,
     given,
     make_context,
@@ -30,14 +33,18 @@ from jsonschema import Draft4Validator
 from referencing import Registry, Resource
 from tools import module
 
-from images import EMPTY, PLAIN, TOOLS, image_checkout, made
+from images import EMPTY, MAIN, PLAIN, TOOLS, image_checkout, made
 from pipeline.context import Context
 from pipeline.errors import BuildError, DefinitionError, PipelineError
+from pipeline.graph import canonical
 from pipeline.image.inspect import inspect_action
 from pipeline.image.layer import BLOB
 from pipeline.image.names import Reference
 from pipeline.model import Digest
+from pipeline.proof.result import Proof
+from pipeline.rebuild import Asked, rebuild
 from pipeline.release import make_graph, release
+from pipeline.report.progress import Progress
 from pipeline.scheduler import Result, Scheduler
 
 
@@ -207,7 +214,7 @@ def replayed(context: Context) -> Result:
 
 def test_a_changed_program_makes_its_layer_again_and_no_other(published: Context, tmp_path: Path) -> None:
     changed = image_checkout(tmp_path / "changed")
-    (changed / "components/hello/src/main.go").write_text(HELLO.replace('"fail"', '"break"'))
+    (changed / "components/hello/src/main.go").write_text(MAIN.replace("version)", 'version, "changed")'))
     context = make_context(changed, arches=("amd64",))
     release(context)
     before, after = replayed(published), replayed(context)
@@ -243,6 +250,56 @@ def test_an_architecture_that_fails_does_not_keep_the_others_back(tmp_path: Path
     manifest = json.loads((context.dist / "release.json").read_bytes())
     assert manifest["platforms"] == ["linux/amd64", "linux/riscv64"]
     assert set(manifest["images"][0]["platforms"]) == {"linux/amd64", "linux/riscv64"}
+
+
+# --- proof
+
+
+def prove(context: Context, folder: Path, **asked: Any) -> Proof:
+    with environment(RFO_STORE=str(shared_store().root)):
+        return rebuild(Asked(folder, **asked), Progress(stream=StringIO()), context.checkout)
+
+
+def test_a_proof_makes_every_image_again(published: Context) -> None:
+    proof = prove(published, published.dist)
+    assert [j.name for j in proof.judged if not j.equal] == []
+    compared = {(s.kind, s.platform): s.compared for s in proof.scores}
+    assert all(compared["image", f"linux/{a}"] == 3 for a in ARCHES)
+    assert compared["bundle", "linux/arm64"] == 3 and compared["layout", "all"] == 2
+
+
+def test_a_proof_of_one_architecture_leaves_out_what_names_all(published: Context) -> None:
+    proof = rebuild(Asked(published.dist, arches=("riscv64",)), Progress(stream=StringIO()), published.checkout)
+    assert [j.name for j in proof.judged if not j.equal] == []
+    assert {s.kind for s in proof.scores} == {"binary", "image"}
+
+
+def test_a_layer_that_was_swapped_in_the_candidate_is_told_as_such(published: Context, tmp_path: Path) -> None:
+    """The whole chain is forged, so that every digest fits."""
+    forged = tmp_path / SMALL
+    shutil.copytree(published.dist, forged)
+    release_json = json.loads((forged / "release.json").read_bytes())
+    (entry,) = (i for i in release_json["images"] if i["name"] == "empty")
+    blobs = forged / "images/blobs/sha256"
+
+    def put(data: bytes) -> dict[str, Any]:
+        digest = Digest.of_bytes(data)
+        (blobs / digest.hex).write_bytes(data)
+        release_json["artifacts"].append(
+            {"name": f"images/blobs/sha256/{digest.hex}", "digest": str(digest), "size": len(data)}
+        )
+        return {"digest": str(digest), "size": len(data)}
+
+    manifest = json.loads((blobs / Digest.parse(entry["platforms"]["linux/amd64"]).hex).read_bytes())
+    manifest["layers"][0] |= put(archive(("usr/local/bin/hello", 0o755, b"a back door")))
+    entry["platforms"]["linux/amd64"] = put(canonical(manifest))["digest"]
+    (forged / "release.json").write_bytes(json.dumps(release_json).encode())
+    proof = prove(published, forged, arches=("amd64",), output=tmp_path / "result.json")
+    (bad,) = [j for j in proof.judged if not j.equal]
+    assert bad.name == "image/empty/amd64"
+    told = "\n".join(str(d) for d in bad.differences)
+    assert "layer0.tar.gz" in told and "usr/local/bin/hello" in told
+    assert [c.kind for c in proof.causes] == ["candidate"]
 
 
 # --- names

@@ -92,7 +92,7 @@ def pipeline_build(context: Context) -> Cost:
         with _timed(costs):
             release(cold)
         # What runs in a sandbox is not this process's child; its record has what it used.
-        names = plan(cold.release, cold.units, cold.inputs, packs=False).order
+        names = plan(cold.release, cold.units, cold.inputs, packs=None).order
         sandboxed = sum(record.cpu for name in names if (record := cold.store.history(name)))
     return Cost(costs[0].wall, costs[0].cpu + sandboxed)
 

@@ -21,7 +21,7 @@ from pipeline.context import CHECKOUT, Context, Options
 from pipeline.graph import Graph
 from pipeline.lock import MainModule, SourcesLock, lock_text
 from pipeline.locking import lock_folder
-from pipeline.plan import NODE, plan
+from pipeline.plan import NODE, Packs, plan
 from pipeline.process import run
 from pipeline.report.progress import Progress
 from pipeline.store import Output, Record, Store, remove_tree
@@ -92,7 +92,7 @@ def _invent_results(checkout: Path, store: Store, context: Context) -> None:
     options = Options(context.options.version, context.options.base, offline=True)
     synthetic = Context(options, Progress(stream=StringIO()), checkout)
     synthetic.store = store
-    graph: Graph = plan(synthetic.release, synthetic.units, synthetic.inputs, packs=True)
+    graph: Graph = plan(synthetic.release, synthetic.units, synthetic.inputs, packs=Packs())
     binaries = {u.action("build", a): list(u.build.binaries) for u in synthetic.units for a in u.arches}
     outputs: dict[str, dict[str, Output]] = {}
     for name in graph.order:

@@ -70,7 +70,7 @@ def inspect_action(
     def run(work: Work) -> None:
         tree = work.folder / "image"
         tree.mkdir()
-        problems = []
+        problems: list[str] = []
         for number, name in enumerate(layers):
             layer = work.inputs[f"layer/{number:02}"]
             problems += _judge_modes(layer)

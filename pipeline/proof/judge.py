@@ -1,21 +1,29 @@
 """Compare a candidate with what a proof made of its sources: every artifact, by bytes, with a score for each kind."""
 
 import fnmatch
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.compare.compare import compare
 from pipeline.compare.difference import MISSING, Difference
 from pipeline.context import Context
+from pipeline.graph import Graph
 from pipeline.model import Digest
+from pipeline.plan import plan
 from pipeline.proof.candidate import Candidate
 from pipeline.proof.exceptions import Excepted, find_exception
 from pipeline.proof.prover import Attempt
 
 KINDS = {
     "rfo-sources.tar.zst": "sources",
+    "rfo-images*.tar.zst": "bundle",
+    "rfo-images*.txt": "image list",
+    "charts/*": "chart",
+    "images/*": "layout",
+    "sbom/*": "sbom",
     "*.tar.gz": "tarball",
     "sha256sum-*.txt": "checksums",
     "*.lock": "lock",
@@ -23,6 +31,7 @@ KINDS = {
     "release.json": "manifest",
 }
 """Kinds of published files by their names; the first pattern that matches counts."""
+BLOBS = "images/blobs/"
 ALL = "all"
 """In place of a platform, for what belongs to the whole release."""
 Finder = Callable[[Digest], Path | None]
@@ -42,6 +51,8 @@ class Judged:
     """Digest of what the proof made."""
     action: str | None
     """Which step makes it."""
+    output: str | None = None
+    """Which of that step's outputs it is."""
     differences: tuple[Difference, ...] = ()
     excepted: Excepted | None = None
 
@@ -76,7 +87,9 @@ def judge(
     """
     judged = _binaries(candidate, attempt, context, at_hand)
     if not context.options.components:
-        judged += _files(candidate, attempt, context)
+        graph = plan(context.release, context.units, context.inputs, context.packs)
+        judged += _images(candidate, attempt, context, graph)
+        judged += _files(candidate, attempt, context, graph)
     return [_excuse(j, exceptions) for j in judged]
 
 
@@ -110,22 +123,88 @@ def _binaries(candidate: Candidate, attempt: Attempt, context: Context, at_hand:
                 differences = _compare(theirs, mine, full, context)
             else:
                 differences = (_by_digest(full, expected, found),)
-        judged.append(Judged(full, "binary", f"linux/{arch}", expected, found, action, differences))
+        judged.append(Judged(full, "binary", f"linux/{arch}", expected, found, action, name, differences))
     return judged
 
 
-def _files(candidate: Candidate, attempt: Attempt, context: Context) -> list[Judged]:
-    """Published files; those of the whole release only if all of its platforms were built."""
-    folder, platforms = candidate.published.folder, {f"linux/{a}" for a in context.arches}
-    whole = platforms == {str(p) for p in candidate.platforms}
-    of = {name: a.platform or ALL for name, a in candidate.published.artifacts.items()}
+def _images(candidate: Candidate, attempt: Attempt, context: Context, graph: Graph) -> list[Judged]:
+    """Each image on each platform by its manifest, which names configuration and layers.
+
+    Those are compared if it differs. Of some platforms only, what depends on all of them is left out.
+    """
+    whole, blobs = _is_whole(candidate, context), Path("images/blobs/sha256")
+    claimed = {
+        (image.name, arch): digest
+        for image in candidate.published.manifest.images
+        for platform, digest in image.platforms.items()
+        if (arch := platform.removeprefix("linux/")) in context.arches
+    }
+    made = {
+        (image, arch): str(files["manifest.json"].digest)
+        for action, files in attempt.outputs.items()
+        if action.startswith("image/")
+        for _, image, arch in [action.split("/")]
+    }
+    late = graph.after("index/")
+    judged = []
+    for image, arch in sorted(claimed | made):
+        action = f"image/{image}/{arch}"
+        if action in late and not whole:
+            continue
+        expected, found = claimed.get((image, arch)), made.get((image, arch))
+        differences: list[Difference] = []
+        if expected != found:
+            name = f"{image}/{arch}"
+            differences.append(_by_digest(name, expected, found))
+            if expected and found:
+                sides = (candidate.published.folder / blobs, attempt.dist / blobs)
+                for part, theirs, mine in _parts(*sides, Digest.parse(expected), Digest.parse(found)):
+                    differences += _compare(theirs, mine, f"{name}/{part}", context)
+        judged.append(
+            Judged(action, "image", f"linux/{arch}", expected, found, action, "manifest.json", tuple(differences))
+        )
+    return judged
+
+
+def _parts(theirs: Path, mine: Path, expected: Digest, found: Digest) -> Iterator[tuple[str, Path, Path]]:
+    """What two manifests name otherwise: configurations, and layers by their places, as (name, file, file)."""
+    ours, other = (json.loads((f / d.hex).read_bytes()) for f, d in ((mine, found), (theirs, expected)))
+    pairs = [("config.json", other["config"], ours["config"])]
+    pairs += [(f"layer{n}.tar.gz", *p) for n, p in enumerate(zip(other["layers"], ours["layers"], strict=False))]
+    for name, left, right in pairs:
+        if left["digest"] != right["digest"]:
+            files = (theirs / Digest.parse(left["digest"]).hex, mine / Digest.parse(right["digest"]).hex)
+            if all(f.is_file() for f in files):
+                yield name, *files
+
+
+def _is_whole(candidate: Candidate, context: Context) -> bool:
+    return set(context.arches) == {p.arch for p in candidate.platforms}
+
+
+def _files(candidate: Candidate, attempt: Attempt, context: Context, graph: Graph) -> list[Judged]:
+    """Published files; those of the whole release only if all of its platforms were built.
+
+    The layout's content is judged image by image: what is reached from its index.json, which is a file here.
+    """
+    folder, whole = candidate.published.folder, _is_whole(candidate, context)
+    platforms, late = {f"linux/{a}" for a in context.arches}, graph.after("index/")
+    places = {
+        template: (action.name, output)
+        for action in graph.actions.values()
+        for output, template in action.publish.items()
+        if "{hex}" not in template
+    }
+    of = {n: a.platform or ALL for n, a in candidate.published.artifacts.items() if not n.startswith(BLOBS)}
     names = {n for n, platform in of.items() if platform in platforms or (whole and platform == ALL)}
-    made = {p.name for p in attempt.dist.iterdir()}
+    made = {p.relative_to(attempt.dist).as_posix() for p in attempt.dist.rglob("*") if p.is_file()}
     if whole:
-        names |= {"release.json", *made}
-    makers = {n: a for a, files in attempt.outputs.items() if not a.startswith("build/") for n in files}
+        names |= {"release.json", *(n for n in made if not n.startswith(BLOBS))}
     judged = []
     for name in sorted(names):
+        action, output = places.get(name, (None, None))
+        if action in late and not whole:
+            continue
         theirs, mine = folder / name, attempt.dist / name
         expected = candidate.published.artifacts[name].digest if name in of else None
         if name == "release.json":
@@ -135,8 +214,7 @@ def _files(candidate: Candidate, attempt: Attempt, context: Context) -> list[Jud
         if expected != found:
             both = expected and found
             differences = _compare(theirs, mine, name, context) if both else (_by_digest(name, expected, found),)
-        platform = of.get(name, ALL)
-        judged.append(Judged(name, kind_of(name), platform, expected, found, makers.get(name), differences))
+        judged.append(Judged(name, kind_of(name), of.get(name, ALL), expected, found, action, output, differences))
     return judged
 
 

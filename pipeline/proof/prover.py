@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.chart.definition import FOLDER as CHARTS
 from pipeline.context import Context
 from pipeline.errors import HostError, PipelineError, ProofError, StoreError
 from pipeline.image.layer import layer_roots
@@ -26,7 +27,7 @@ from pipeline.store import Output, Store, store_error
 
 ENGINE = Path(__file__).parent.parent
 """The code that runs here and is to run there."""
-DEFINITIONS = ("components", "releases", "images", "charts")
+DEFINITIONS = ("components", "releases", "images")
 """Folders of a checkout that the engine reads as they stand; of the others it takes what git tracks."""
 ROOTS = ("builder", "sysroot", "engine", "packer")
 """Roots that a proof builds with; it runs no program that it made, so it needs no emulator."""
@@ -96,11 +97,12 @@ class Prover:
         """A checkout without what is not tracked, and a store that holds pins only."""
         context, checkout, store = self.context, folder / "checkout", folder / "store"
         (folder / "dist").mkdir()
-        trees = sorted({"install", *(u.source.tree for u in context.all_units if u.source.tree)})
+        trees = {"install", *(u.source.tree for u in context.all_units if u.source.tree)}
+        trees |= {f"{CHARTS}/{chart.name}" for chart in context.packs.charts}
         for copied in (ENGINE, *(context.checkout / name for name in DEFINITIONS)):
             ignored = shutil.ignore_patterns("__pycache__", ".*")
             shutil.copytree(copied, checkout / copied.name, ignore=ignored, symlinks=True)
-        for tree in trees:
+        for tree in sorted(trees):
             shutil.rmtree(checkout / tree, ignore_errors=True)
             export_tree(context.checkout, tree, checkout / tree)
         shutil.copy(ENGINE.parent / "requirements.lock", checkout)
@@ -142,8 +144,8 @@ class Prover:
             for arch, inputs in self.context.inputs.items():
                 for role in (r for r in ROOTS if r in inputs.roots.base.roots):
                     inputs.roots.path(inputs.roots.find(role, arch))
-                for role in inputs.roots.base.layers:
-                    inputs.roots.path(layer_roots(role, arch, inputs)[0])
+                for layer in inputs.roots.base.layers:
+                    inputs.roots.path(layer_roots(layer, arch, inputs)[0])
         shared = {name: self.context.store.root / name for name in names}
         command = [find_bwrap(), *_arguments(folder, made, userland, shared)]
         process = subprocess.Popen(

@@ -61,6 +61,7 @@ def describe_inputs(context: Context, arch: str) -> dict[str, str]:
             [u.facts for u in units],
             base.model_dump(mode="json"),
             [i.recipe.model_dump(mode="json") for i in context.images],
+            {c.name: {n: str(Digest.of_bytes(d)) for n, d in c.files.items()} for c in context.packs.charts},
         ],
         "sources.lock": [sources.lock.render(), {n: str(o.digest) for n, o in sources.overlays.items()}],
         f"{base.name}.lock": packages + [s.line() for s in lock.suites if s.arch == arch],

@@ -75,6 +75,17 @@ class Component(_Read):
     sources: list[Source]
 
 
+class Image(_Read):
+    """An image of the release."""
+
+    name: str
+    references: list[str]
+    digest: Sha256
+    """Of its index."""
+    platforms: dict[str, Sha256]
+    """Platform to the digest of its manifest."""
+
+
 class Difference(_Read):
     """A deviation from upstream."""
 
@@ -98,6 +109,7 @@ class Manifest(_Read):
     components: list[Component]
     deviations: list[Difference]
     binaries: list[Binary]
+    images: list[Image] = Field(default_factory=list)
     artifacts: list[Artifact]
 
 

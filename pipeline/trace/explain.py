@@ -203,7 +203,7 @@ def _plan(found: Found, lock: BaseLock, lock_path: Path, places: Places, verdict
             raise SourceError(f"{platform} cannot be built here: {context.unavailable[arch]}")
         alone = found.kind == "binary"
         units = [u for u in context.units if u.name == found.unit or not alone]
-        graph = plan(release, units, context.inputs, packs=not alone)
+        graph = plan(release, units, context.inputs, packs=None if alone else context.packs)
     except PipelineError as error:
         verdict["reason"] = error.reason
         return None
