@@ -1,35 +1,47 @@
 """What a distribution package says of itself: the record that a package database keeps of it. Reads package files.
 
-Nothing is installed by dpkg or rpm here, so nothing wrote their databases. Images get the forms that exist for such
-content and that scanners read: `/var/lib/dpkg/status.d/NAME` (Debian control paragraphs, as in distroless images) and
-`/var/lib/rpmmanifest/container-manifest-2` (one line per package, as in distroless images of RPM distributions).
+Nothing is installed by dpkg or rpm here, so nothing wrote their databases. Images get what scanners read of them, name,
+version, licence and source of each package: `/var/lib/dpkg/status.d/NAME` (Debian control paragraphs, one file each, as
+in distroless images) and `/var/lib/rpm/Packages.db`, rpm's own database in the one of its formats whose bytes depend on
+nothing but the packages. The list that distroless images of RPM distributions have instead
+(`/var/lib/rpmmanifest/container-manifest-2`) knows no licence, and no distribution.
 """
 
 import io
 import lzma
+import struct
 import tarfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, cast
 
 from pipeline.base.archives import MAX_DECODER_MEMORY, Decoder, Decompressed, Gzip, open_zstd
-from pipeline.base.rpmfile import EPOCH, Rpm, read_rpm
+from pipeline.base.rpmfile import read_rpm
 from pipeline.errors import SourceError
 from pipeline.lock import Package
 
 MAX_CONTROL = 16 << 20
 """Bytes of an unpacked control archive; the largest of a distribution have 3 MB of checksums."""
-MANIFEST = "var/lib/rpmmanifest/container-manifest-2"
-SIZE, BUILD_TIME, VENDOR, SOURCE_RPM = 1009, 1006, 1011, 1044
-"""Tags, https://rpm-software-management.github.io/rpm/manual/tags.html."""
+RPM_DATABASE = "var/lib/rpm/Packages.db"
+MAGIC_BYTES = 8
+"""Of a header in a package."""
+BLOCK, BLOB_HEAD, BLOB_TAIL, SLOTS = 16, 16, 12, 256
+"""Of rpm's database: bytes of a block and of what stands around a blob; slots of a page."""
+GENERATION = 1
+"""How often the database was written."""
 
 
-def database(family: str, packages: Iterable[tuple[Package, Path]]) -> dict[str, bytes]:
-    """Path to content of the files that record `packages`, given with their checked files. Raises SourceError."""
-    ordered = sorted(packages)
+def database(
+    family: str, packages: Iterable[tuple[Package, Path]], below: Iterable[tuple[Package, Path]] = ()
+) -> dict[str, bytes]:
+    """Path to content of the files that record `packages`, given with their checked files. Raises SourceError.
+
+    `below` are those of the layers that it stands on: rpm has one file for all, which hides the one below.
+    """
     if family == "deb":
-        return {f"var/lib/dpkg/status.d/{p.name}": control_of(file, p.name) for p, file in ordered}
-    return {MANIFEST: "".join(_manifest_line(file, p.name) for p, file in ordered).encode()}
+        return {f"var/lib/dpkg/status.d/{p.name}": control_of(file, p.name) for p, file in sorted(packages)}
+    return {RPM_DATABASE: _rpm_database([_header_of(file, p.name) for p, file in sorted([*packages, *below])])}
 
 
 def control_of(file: Path, what: str) -> bytes:
@@ -68,28 +80,27 @@ def _control_member(file: IO[bytes], what: str) -> tuple[str, bytes]:
     raise SourceError(f"{what}: not a Debian package: it has no control archive")
 
 
-def _manifest_line(file: Path, what: str) -> str:
-    """NAME, VERSION-RELEASE, INSTALLTIME, BUILDTIME, VENDOR, nothing, SIZE, ARCH, EPOCHNUM, SOURCERPM, by tabs.
-
-    The time of installation is that of the package's build: nothing here has a wall clock.
-    """
+def _header_of(file: Path, what: str) -> bytes:
+    """The main header of an .rpm as rpm's databases hold it: without its magic number."""
     with file.open("rb") as opened:
-        rpm = read_rpm(opened, what)
-    try:
-        fields = _fields(rpm)
-    except ValueError as error:
-        raise SourceError(f"{what}: malformed RPM package ({error})") from error
-    if any("\t" in f or "\n" in f for f in fields):
-        raise SourceError(f"{what}: a field of its header has a tab or line break")
-    return "\t".join(fields) + "\n"
+        return read_rpm(opened, what).header.raw[MAGIC_BYTES:]
 
 
-def _fields(rpm: Rpm) -> list[str]:
-    header = rpm.header
-    epoch = header.number(EPOCH)
-    evr = rpm.evr.partition(":")[2] or rpm.evr
-    built = str(header.number(BUILD_TIME) or 0)
-    return [
-        rpm.name, evr, built, built, header.text(VENDOR) or "(none)", "(none)", str(header.number(SIZE) or 0),
-        rpm.arch, "0" if epoch is None else str(epoch), header.text(SOURCE_RPM) or "(none)",
-    ]  # fmt: skip
+def _rpm_database(headers: Sequence[bytes]) -> bytes:
+    """A database of the "ndb" backend with `headers`: pages of slots, then the blobs that they point to.
+
+    Format: lib/backend/ndb/rpmpkg.c of rpm; numbers are little-endian, places are in blocks of 16 bytes.
+    """
+    pages = -(-(len(headers) + 2) // SLOTS)  # the file's own header takes the place of two slots
+    place, slots, blobs = pages * SLOTS, [], []
+    for index, header in enumerate(headers, 1):
+        blocks = -(-(BLOB_HEAD + len(header) + BLOB_TAIL) // BLOCK)
+        blob = (struct.pack("<4s3I", b"BlbS", index, GENERATION, len(header)) + header).ljust(
+            blocks * BLOCK - BLOB_TAIL, b"\0"
+        )
+        blobs.append(blob + struct.pack("<2I4s", zlib.adler32(blob), len(header), b"BlbE"))
+        slots.append(struct.pack("<4s3I", b"Slot", index, place, blocks))
+        place += blocks
+    slots += [struct.pack("<4s3I", b"Slot", 0, 0, 0)] * (pages * SLOTS - 2 - len(slots))
+    start = struct.pack("<4s7I", b"RpmP", 0, GENERATION, pages, len(headers) + 1, 0, 0, 0)
+    return b"".join([start, *slots, *blobs])

@@ -7,12 +7,14 @@ is the same in each release that is made from the same packages.
 import os
 import re
 import stat
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from pipeline.base.assemble import MTIME
 from pipeline.bases import LayerRecipe
-from pipeline.errors import DefinitionError
+from pipeline.errors import DefinitionError, SourceError
 from pipeline.model import RootedPath
 from pipeline.pack.tar import Entry, Folder, Link, Member
 
@@ -20,7 +22,13 @@ SANDBOX_ONLY = ("build", "out", "rfo-in")
 """Mount points of builds; containers have no use for them."""
 MAX_CERTIFICATES = 16 << 20
 """Bytes of one file with certificates."""
+EXTENDED_KEY_USAGE, REJECTED_USAGE = "2.5.29.37", "1.3.6.1.4.1.3319.6.10.1"
+"""Extensions (the second is p11-kit's own) that say what a certificate is good for, and what it is not good for."""
+SERVER_AUTH = bytes.fromhex("06082b06010505070301")
+"""id-kp-serverAuth (RFC 5280, 4.2.1.12) as DER."""
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----\n?", re.DOTALL)
+_PUBLIC_KEY = re.compile(r"-----BEGIN PUBLIC KEY-----\n.*?-----END PUBLIC KEY-----", re.DOTALL)
+_OBJECT = re.compile(r"^\[p11-kit-object-v1\]\n", re.MULTILINE)
 
 
 def layer_members(tree: Path, below: Sequence[Path], more: Mapping[str, bytes]) -> list[Member]:
@@ -96,11 +104,55 @@ def certificate_bundle(recipe: LayerRecipe, tree: Path) -> dict[str, bytes]:
 
 
 def _certificates(file: Path) -> Iterable[str]:
-    """The PEM certificates (RFC 7468) in a file; of p11-kit's format those that it calls trusted."""
+    """The PEM certificates (RFC 7468) in a file; of p11-kit's format those that servers may be authenticated with."""
     with file.open("rb") as opened:
         text = opened.read(MAX_CERTIFICATES).decode("utf-8", "replace").replace("\r\n", "\n")
-    parts = text.split("[p11-kit-object-v1]\n")
-    trusted = parts if len(parts) == 1 else [p for p in parts[1:] if re.search(r"^trusted: true$", p, re.MULTILINE)]
-    for part in trusted:
-        for match in _CERTIFICATE.finditer(part):
-            yield match[0] if match[0].endswith("\n") else match[0] + "\n"
+    _, *objects = re.split(_OBJECT, text)
+    return _anchors(objects, file.name) if objects else (_closed(m[0]) for m in _CERTIFICATE.finditer(text))
+
+
+def _anchors(objects: Sequence[str], what: str) -> Iterable[str]:
+    """What `trust extract --filter=ca-anchors --purpose=server-auth` takes of p11-kit's objects, in their order.
+
+    An object is a few lines `name: value` and a PEM block (p11-kit's doc/manual, "persist" format). What a certificate
+    is trusted for stands in an object of its own, an extension that names the certificate by its public key: without
+    one it is good for everything. Raises SourceError for an extension that names none.
+    """
+    usages = [usage for item in objects if (usage := _usage(item, what))]
+    certificates = [(item, _closed(found[0])) for item in objects if (found := _CERTIFICATE.search(item))]
+    distrusted = {text for item, text in certificates if _fields(item).get("x-distrusted") == "true"}
+    for item, text in certificates:
+        if _fields(item).get("trusted") == "true" and text not in distrusted:
+            # The key stands in a certificate as the same bytes (RFC 5280, SubjectPublicKeyInfo).
+            data = _content(text)
+            if all(server for key, server in usages if key in data):
+                yield text
+
+
+def _usage(item: str, what: str) -> tuple[bytes, bool] | None:
+    """If an object says what a certificate is for: the public key, and whether that is authenticating servers."""
+    fields = _fields(item)
+    extension = fields.get("object-id")
+    if fields.get("class") != "x-certificate-extension" or extension not in (EXTENDED_KEY_USAGE, REJECTED_USAGE):
+        return None
+    key = _PUBLIC_KEY.search(item)
+    if not key:
+        raise SourceError(f"{what}: what {fields.get('label')} is trusted for does not name a public key")
+    named = SERVER_AUTH in unquote_to_bytes(fields.get("value", ""))
+    return _content(key[0]), named == (extension == EXTENDED_KEY_USAGE)
+
+
+def _fields(item: str) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in item.partition("-----BEGIN")[0].splitlines() if ": " in line)
+
+
+def _content(block: str) -> bytes:
+    """The bytes of a PEM block. Raises SourceError."""
+    try:
+        return b64decode("".join(block.split("\n")[1:]).partition("-----END")[0], validate=True)
+    except ValueError as error:
+        raise SourceError(f"not a PEM block: {block[:80]!r} ({error})") from error
+
+
+def _closed(block: str) -> str:
+    return block if block.endswith("\n") else block + "\n"

@@ -55,7 +55,8 @@ def system_layer(role: str, arch: str, inputs: Inputs) -> Action:
 
     def run(work: Work) -> None:
         tree, lower = roots.path(own), [roots.path(r) for r in below]
-        more = database(roots.base.family, ((p, roots.file(p)) for p in own.packages))
+        files = ((p, roots.file(p)) for p in own.packages)
+        more = database(roots.base.family, files, ((p, roots.file(p)) for r in below for p in r.packages))
         more |= certificate_bundle(recipe, tree)
         # Packages have names that differ only in case: iptables' libxt_TTL.so sets what libxt_ttl.so matches.
         _write(work, layer_members(tree, lower, more), inputs, arch, time=MTIME, fold=False)
