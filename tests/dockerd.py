@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from engine import shared_store
 
-from pipeline.errors import HostError
 from pipeline.sandbox.docker import Docker
 from pipeline.store import remove_tree
 
@@ -63,13 +62,6 @@ def socket() -> Path:
     started.append(_start(folder, "dockerd", f"--host=unix://{folder}/docker.sock", *options, *DOCKERD))
     os.environ["DOCKER_HOST"] = f"unix://{folder}/docker.sock"
     _wait_for(folder / "docker.sock", folder / "dockerd.log")
-    for _ in range(300):
-        try:
-            Docker(shared_store().root).check()
-        except HostError:
-            time.sleep(0.1)
-        else:
-            break
     return folder / "docker.sock"
 
 

@@ -12,6 +12,7 @@ import secrets
 import shlex
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -69,6 +70,7 @@ class Docker:
                 self._have_image(client, "probe", None, [PROBE])
                 refuse_remote(client, f"{REPOSITORY}:probe", Path(lease.name))
             self._lease = lease
+            weakref.finalize(self, lease.close)  # at the end of the process as well
 
     def run(self, sandbox: Sandbox, log: IO[bytes], cancel: threading.Event) -> Usage:
         """Run to the end. When it returns, no process of the sandbox is left. Raises HostError."""
