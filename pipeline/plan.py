@@ -8,15 +8,17 @@ from pipeline.build.check import check_action
 from pipeline.build.generate import generate_action
 from pipeline.build.go import go_action
 from pipeline.chart.artifact import MANIFEST
+from pipeline.chart.closure import closure_action
 from pipeline.chart.definition import Chart
 from pipeline.chart.pack import chart_action, chart_reference
 from pipeline.definitions import Release
 from pipeline.graph import Action, Graph, Ref
-from pipeline.image.images import Artifact, image_actions
+from pipeline.image.images import Artifact, image_actions, sets_of
 from pipeline.image.names import Image
 from pipeline.inputs import Inputs
 from pipeline.pack.notices import notices_action
 from pipeline.pack.tarball import tarball_action
+from pipeline.sbom.actions import release_sbom_action, tarball_sbom_action
 from pipeline.units import Unit
 
 COMPILERS = {"go": go_action, "c": c_action}
@@ -50,9 +52,11 @@ def plan(release: Release, units: Sequence[Unit], inputs: Mapping[str, Inputs], 
     if packs is not None and inputs:
         actions += _tarballs(units, inputs)
         charts, manifests, artifacts = _charts(packs, inputs)
+        actions += charts
         if packs.images:
             actions += image_actions(packs.images, release, units, inputs, manifests, artifacts)
-        actions += charts
+            actions += _judgements(packs, inputs)
+            actions += _documents(actions, release, units, inputs)
     return Graph(actions)
 
 
@@ -82,3 +86,18 @@ def _charts(packs: Packs, inputs: Mapping[str, Inputs]) -> tuple[list[Action], d
         for c in packs.charts
     ]
     return actions, manifests, artifacts
+
+
+def _judgements(packs: Packs, inputs: Mapping[str, Inputs]) -> list[Action]:
+    charts = {c.name: f"{c.name}-{packs.chart_version}.tgz" for c in packs.charts}
+    return [closure_action(packs.images, charts, list(sets_of(packs.images)), arch) for arch in inputs]
+
+
+def _documents(
+    actions: Sequence[Action], release: Release, units: Sequence[Unit], inputs: Mapping[str, Inputs]
+) -> list[Action]:
+    """SBOMs of tarballs and of the release, which refers to all others among `actions`."""
+    nodes = [(u, a) for u in units if u.component == NODE for a in u.arches if a in inputs]
+    tarballs = [tarball_sbom_action(unit, arch, inputs[arch], release) for unit, arch in nodes]
+    documents = [Ref(a.name, o) for a in (*actions, *tarballs) if a.name.startswith("sbom/") for o in a.publish]
+    return [*tarballs, release_sbom_action(release, units, inputs, documents)]

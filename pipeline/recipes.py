@@ -45,6 +45,8 @@ class ImageRecipe(Strict):
     also: tuple[Also, ...] = ()
     set: Name
     """The offline bundle that it is part of."""
+    node: StrictBool = False
+    """Whether the node starts it by itself; every other image must be named by a chart."""
     layer: Name | None = None
     """Layer of the base that it starts from; None: from nothing."""
     programs: tuple[Programs, ...] = Field(min_length=1)

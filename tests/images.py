@@ -37,6 +37,7 @@ PLAIN: dict[str, Any] = {
     "tag": "{release}-build{build}",
     "also": [{"name": "other", "tag": "{release}"}],
     "set": "core",
+    "node": True,
     "layer": "minimal",
     "programs": [{"component": "hello", "to": "usr/local/bin"}],
     "entrypoint": ["/usr/local/bin/hello"],

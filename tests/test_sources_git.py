@@ -11,6 +11,7 @@ from engine import HELLO, HOST, REPO, fails, inputs, make_context, write_checkou
 
 from pipeline.definitions import Source
 from pipeline.errors import DefinitionError, HostError, NetworkError, SourceError
+from pipeline.graph import Graph
 from pipeline.lock import SourcesLock
 from pipeline.locks import make_locks
 from pipeline.model import Digest
@@ -354,7 +355,7 @@ def test_a_program_is_built_from_a_git_source(hello: Repository, tmp_path: Path)
     assert facts["files"] == str(context.sources.lock.snapshots["hello"].tar)
     assert set(facts) == {"files", "toolchain", "modules"}
     shutil.copytree(REPO / "install", checkout / "install")
-    described = describe_release(context, Result(), [HOST])["components"][0]["sources"][0]
+    described = describe_release(context, Graph([]), Result(), [HOST])["components"][0]["sources"][0]
     assert described["commit"] == context.sources.lock.snapshots["hello"].origin[2]
     assert described["files"] == facts["files"]
 

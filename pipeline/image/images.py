@@ -15,6 +15,7 @@ from pipeline.image.names import Image, Reference
 from pipeline.inputs import Inputs
 from pipeline.model import platform
 from pipeline.recipes import Programs
+from pipeline.sbom.actions import image_sbom_action
 from pipeline.units import Unit
 
 Artifact = tuple[Ref, str, Sequence[Reference]]
@@ -45,6 +46,7 @@ def image_actions(
             for action in (
                 image_action(image, arch, layers[image.name, arch], about, release.values["date"]),
                 inspect_action(image, arch, layers[image.name, arch], programs, release.values, given),
+                image_sbom_action(image, arch, layers[image.name, arch], programs, about, given, release),
             ):
                 actions[action.name] = action
     anyone = next(iter(inputs.values()))
@@ -53,13 +55,16 @@ def image_actions(
         found.append(index_action(image, list(inputs), annotations(image, release, units, anyone, [])))
     named: list[Artifact] = [(Ref(f"index/{i.name}", "index.json"), INDEX, i.references) for i in images]
     found.append(layout_action([*named, *artifacts]))
-    sets = {ALL: list(images)} | {
-        s: [i for i in images if i.recipe.set == s] for s in sorted({i.recipe.set for i in images})
-    }
     for arch, given in inputs.items():
         of = {i.name: layers[i.name, arch] for i in images}
-        found += [bundle_action(name, members, of, arch, given) for name, members in sets.items()]
+        found += [bundle_action(name, members, of, arch, given) for name, members in sets_of(images).items()]
     return found
+
+
+def sets_of(images: Sequence[Image]) -> dict[str, list[Image]]:
+    """The offline bundles, by name, and what is in each; all images are one of them."""
+    names = sorted({i.recipe.set for i in images})
+    return {ALL: list(images)} | {name: [i for i in images if i.recipe.set == name] for name in names}
 
 
 def _layers(

@@ -22,7 +22,7 @@ from pipeline.sbom.packages import system_packages
 from pipeline.sbom.purl import of_archive, of_image
 from pipeline.units import Unit
 
-RELEASE = "release.spdx.json"
+FOLDER, RELEASE = "sbom", "release.spdx.json"
 CODE = (
     "sbom", "sbom/licences.yaml", "base/archives.py", "base/deb.py", "base/rpmfile.py", "extract.py", "pack/notices.py",
 )  # fmt: skip
@@ -95,6 +95,7 @@ def sbom_action(contents: Contents, subject: Ref, layers: Sequence[Ref], inputs:
 
     return Action(
         name=f"sbom/{contents.name}/{contents.arch}",
+        publish={contents.document: f"{FOLDER}/{contents.document}"},
         parameters={
             "code": str(code_digest(*CODE)),
             "contents": contents.facts,
@@ -169,6 +170,7 @@ def release_sbom_action(
 
     return Action(
         name="sbom/release",
+        publish={RELEASE: f"{FOLDER}/{RELEASE}"},
         parameters={
             "code": str(code_digest(*CODE)),
             "release": _release_parameters(release),

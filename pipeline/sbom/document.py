@@ -68,8 +68,9 @@ class Document:
 
     def contain(self, owner: str, files: Sequence[File], programs: Iterable[str] = ()) -> None:
         """Say that a package has these files, and the code that verifies it (SPDX 2.3, 7.9)."""
+        executable = set(programs)
         for file in files:
-            self.relate(owner, "CONTAINS", self.file(file, program=file.path in set(programs)))
+            self.relate(owner, "CONTAINS", self.file(file, program=file.path in executable))
         if files:
             total = hashlib.sha1("".join(sorted(f.sha1 for f in files)).encode(), usedforsecurity=False)
             code = {"packageVerificationCodeValue": total.hexdigest()}
