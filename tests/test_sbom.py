@@ -287,7 +287,7 @@ def test_an_rpm_package_tells_what_it_is(tmp_path: Path, store: Store) -> None:
     )
     assert found.supplier == "openeuler"
     assert {"usr/bin/tool", "usr/bin/tool-link", "etc/empty1", "usr/share/doc/tool/README"} <= found.files
-    assert "LicenseRef" not in json.dumps(document(packages=(found,)))
+    assert "LicenseRef" not in json.dumps(document(packages=(found,), components=()))
     with pytest.raises(SourceError, match=r"its file says that it is 'tool' '1:2\.0-1\."):
         read_packages([(replace(pin, version="2.0-1"), path)], "rpm", "openeuler-22.03-lts-sp4", "openeuler", store)
 

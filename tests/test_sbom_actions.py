@@ -1,0 +1,117 @@
+"""The steps that write SBOMs: what they describe is what was built, and what they lack is an error."""
+
+import gzip
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from engine import ARCHES, BASE, HOST, REAL, REPO, given, inputs, make_context, run_actions, shared_store, small
+from test_base_deb import tar
+
+from pipeline.errors import SourceError
+from pipeline.graph import Action
+from pipeline.model import Digest
+from pipeline.sbom.actions import release_sbom_action, tarball_sbom_action
+from pipeline.sbom.gather import static_libraries
+from pipeline.scheduler import Result
+
+PROGRAM = b"\x7fELF"
+TARBALL = {"bin/hello": PROGRAM, "share/rfo/LICENSE.txt": b"text"}
+
+
+def actions(files: dict[str, Any], name: str = "rfo") -> list[Action]:
+    """A tarball with `files`, what was built, and the step that describes it."""
+    (unit,) = small().units
+    archive = gzip.compress(tar(files), mtime=0)
+    return [
+        given(unit.action("build", HOST), {"hello": PROGRAM}),
+        given(f"tarball/{HOST}", {f"{name}.linux-{HOST}.tar.gz": archive}),
+        tarball_sbom_action(unit, HOST, inputs(), small().release),
+    ]
+
+
+def output(result: Result, action: str, name: str) -> dict[str, Any]:
+    path = shared_store().use(result.outputs[action][name].digest)
+    assert path is not None
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
+def test_a_tarball_is_described_as_an_image_is() -> None:
+    made = actions(TARBALL)
+    result = run_actions(shared_store(), made)
+    assert not result.failures
+    document = output(result, f"sbom/rfo/{HOST}", f"rfo.linux-{HOST}.spdx.json")
+    packages = {p["name"]: p for p in document["packages"]}
+    archive = result.outputs[f"tarball/{HOST}"][f"rfo.linux-{HOST}.tar.gz"].digest
+    (root,) = [p for p in packages.values() if p["SPDXID"] == "SPDXRef-Root"]
+    assert root["checksums"] == [{"algorithm": "SHA256", "checksumValue": archive.hex}]
+    assert root["primaryPackagePurpose"] == "ARCHIVE"
+    assert root["externalRefs"][0]["referenceLocator"] == (
+        f"pkg:generic/rfo@v1.0.0%2Brfor1?arch={HOST}&checksum={archive}"
+    )
+    assert sorted(f["fileName"] for f in document["files"]) == ["./bin/hello", "./share/rfo/LICENSE.txt"]
+    assert (packages["stdlib"]["versionInfo"], packages["stdlib"]["licenseDeclared"]) == ("1.20.14", "BSD-3-Clause")
+    assert packages["hello"]["licenseDeclared"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (TARBALL | {"bin/hello": b"other"}, str(Digest.of_bytes(b"other")).removeprefix("sha256:")),
+        ({"bin/other": PROGRAM}, "no file"),
+    ],
+)
+def test_a_program_that_the_build_did_not_make_is_an_error(files: dict[str, bytes], found: str) -> None:
+    result = run_actions(shared_store(), actions(files))
+    (failure,) = result.failures
+    built = Digest.of_bytes(PROGRAM).hex
+    expected = f"expected at bin/hello the hello that hello builds, sha256:{built}; found {found}"
+    assert expected in failure.error.reason
+    assert f"sbom/rfo/{HOST}" not in result.outputs
+
+
+def test_the_key_of_a_document_has_all_that_it_says() -> None:
+    (unit,) = small().units
+    release = small().release
+    first = tarball_sbom_action(unit, HOST, inputs(), release).parameters
+    for other in (
+        tarball_sbom_action(replace(unit, license="MIT"), HOST, inputs(), release),
+        tarball_sbom_action(replace(unit, version="v9"), HOST, inputs(), release),
+        tarball_sbom_action(unit, HOST, inputs(), release.model_copy(update={"version": "v1.0.0+rfor2"})),
+        tarball_sbom_action(
+            replace(unit, build=unit.build.model_copy(update={"cgo": True, "libraries": ("libseccomp",)})),
+            HOST, inputs(), release,
+        ),
+    ):  # fmt: skip
+        assert other.parameters != first
+
+
+def test_a_release_without_documents_still_says_what_it_is_made_of() -> None:
+    action = release_sbom_action(small().release, small().units, {HOST: inputs()}, [])
+    result = run_actions(shared_store(), [action])
+    assert not result.failures
+    document = output(result, "sbom/release", "release.spdx.json")
+    assert {p["name"] for p in document["packages"]} == {"rfo", "hello", "golang.org/toolchain", "debian"}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_what_c_links_is_found_for_every_architecture(arch: str) -> None:
+    context = make_context(REPO, version=REAL, base=BASE, components=("pause", "runc"), arches=(arch,))
+    found = {
+        unit.component: {p.pin.name for p in static_libraries(unit, arch, context.inputs[arch])}
+        for unit in context.units
+        if arch in unit.arches
+    }
+    compiler = {n for n in found["pause"] if n.startswith("libgcc-")}
+    assert len(compiler) == 1
+    assert found["pause"] == {"libc6-dev"} | compiler
+    assert found["runc"] == found["pause"] | {"libseccomp-dev"}
+
+
+def test_a_library_that_no_package_has_is_an_error() -> None:
+    (unit,) = small().units
+    odd = replace(unit, build=unit.build.model_copy(update={"cgo": True, "libraries": ("libnowhere",)}))
+    with pytest.raises(SourceError, match=r"hello: libnowhere\.a: no locked package of base debian-13 has it"):
+        static_libraries(odd, HOST, inputs())
