@@ -32,7 +32,7 @@ import yaml
 from engine import store_root
 from tools import MODULES, tool
 
-USER, PASSWORD = "builder", "open sesame"
+USER, PASSWORD, REFRESH_TOKEN = "builder", "open sesame", "of the identity"
 HTPASSWD = f"{USER}:$2b$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n"
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -206,15 +206,23 @@ def token_server(folder: Path) -> Iterator[TokenServer]:
 
     class Handler(_Quiet):
         def do_GET(self) -> None:
-            query = parse_qs(urlsplit(self.path).query)
-            asked.append(query)
             wanted = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-            if self.headers.get("Authorization") != wanted:
+            self.give("token", parse_qs(urlsplit(self.path).query), self.headers.get("Authorization") == wanted)
+
+        def do_POST(self) -> None:
+            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            known = form.get("grant_type") == ["refresh_token"] and form.get("refresh_token") == [REFRESH_TOKEN]
+            self.give("access_token", form, known)
+
+        def give(self, name: str, query: dict[str, list[str]], known: bool) -> None:
+            asked.append(query)
+            if not known:
                 self.reply(401, b"{}")
                 return
+            scopes = " ".join(query.get("scope", [])).split()
             access = [
-                {"type": kind, "name": name, "actions": actions.split(",")}
-                for kind, name, actions in (scope.split(":") for scope in query.get("scope", []))
+                {"type": kind, "name": repository, "actions": actions.split(",")}
+                for kind, repository, actions in (scope.split(":") for scope in scopes)
             ]
             now = int(time.time())
             claims = {
@@ -235,7 +243,7 @@ def token_server(folder: Path) -> Iterator[TokenServer]:
                 capture_output=True,
                 check=True,
             ).stdout
-            self.reply(200, json.dumps({"token": f"{signed}.{_base64url(signature)}"}).encode())
+            self.reply(200, json.dumps({name: f"{signed}.{_base64url(signature)}"}).encode())
 
     with _serving(Handler) as url:
         fields = {"realm": f"{url}/token", "service": "tests", "issuer": "tests", "rootcertbundle": str(certificate)}

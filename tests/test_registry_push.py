@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from registry_server import (
     PASSWORD,
+    REFRESH_TOKEN,
     USER,
     Authority,
     Disturber,
@@ -29,6 +30,8 @@ from registry_server import (
 )
 from tools import tool
 
+from images import EMPTY, image_checkout
+from images import made as make_release
 from pipeline.errors import NetworkError, PipelineError, SourceError, UsageError
 from pipeline.registry import client
 from pipeline.registry.share import Asked, push
@@ -130,6 +133,14 @@ def test_everything_that_the_layout_names_is_there_and_valid(folder: Path, front
     assert front.sent() == result.bytes
 
 
+def test_what_a_release_made_is_pushed(front: Disturber, tmp_path: Path) -> None:
+    dist = make_release(image_checkout(tmp_path / "checkout", EMPTY)).dist
+    result = pushed(dist, front.address)
+    assert [i.place for i in result.images] == [f"{front.address}/rfolabs/empty:v1.0.0-rfor1-build20221118"]
+    assert arrived(dist, front.address)
+    assert crane("validate", "--remote", result.images[0].place).startswith("PASS")
+
+
 def test_content_comes_first_then_manifests_then_tags(folder: Path, front: Disturber) -> None:
     pushed(folder, front.address)
     order = [
@@ -198,8 +209,10 @@ def test_tls_with_an_authority_of_its_own_and_a_password(folder: Path, stack: Ex
         assert pushed(folder, host).sent == 0
         patch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone"))
         assert pushed(folder, host, ca=authority.root).sent == 0  # what the command line says comes first
-    with pytest.raises(UsageError, match="there is no such file"):
-        pushed(folder, host, ca=tmp_path / "gone")
+    (tmp_path / "empty").touch()
+    for name in ("gone", "empty"):
+        with pytest.raises(UsageError, match=f"--ca .*{name}: "):
+            pushed(folder, host, ca=tmp_path / name)
 
 
 def test_a_wrong_password_is_refused_without_being_told(folder: Path, stack: ExitStack, tmp_path: Path) -> None:
@@ -224,7 +237,11 @@ def test_tokens_are_fetched_for_the_scopes_that_the_registry_names(
     scopes = [sorted(a.get("scope", [])) for a in tokens.asked]
     assert ["repository:rfolabs/etcd:pull"] in scopes or ["repository:rfolabs/pause:pull"] in scopes
     assert any(len(s) == 2 for s in scopes)
-    assert pushed(folder, host).sent == 0
+    entry = {"auths": {host: {"identitytoken": REFRESH_TOKEN}}}
+    (tmp_path / "docker" / "config.json").write_text(json.dumps(entry))
+    made = release(tmp_path / "more")
+    made.name(made.index(made.image("amd64", b"more")), "more:1")
+    assert pushed(tmp_path / "more", host).sent == 2
 
 
 def test_credentials_go_to_nobody_else(folder: Path, stack: ExitStack, tmp_path: Path) -> None:
@@ -347,6 +364,15 @@ def test_a_registry_that_cannot_resume_gets_the_blob_again(tmp_path: Path, front
             "",
         ),
         (Fault("POST ", times=99, status=202), "names no Location", "is it a registry"),
+        (Fault("POST ", times=99, status=202, headers={"Location": "http://[x"}), "which is no web address", ""),
+        (Fault("POST ", times=99, status=202, headers={"Location": "file:///etc/x"}), "which is no web address", ""),
+        (Fault("POST ", times=99, status=307, headers={"Location": "/elsewhere"}), "and leads to '/elsewhere'", ""),
+        (Fault("GET .*/manifests/", status=307, headers={"Location": "http://x:y/"}), "which is no web address", ""),
+        (
+            Fault("GET /v2/$", status=401, headers={"WWW-Authenticate": 'Bearer realm="ftp://x"'}),
+            "leads to 'ftp://x', which is no web address",
+            "",
+        ),
         (Fault("GET /v2/$", times=99, status=404), "this is no registry", "check HOST"),
         (Fault("GET .*/manifests/", times=99, body=b'{"schemaVersion":2}'), "other bytes under this digest", "proxies"),
         (

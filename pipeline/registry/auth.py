@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
-from pipeline.errors import NetworkError
 from pipeline.registry.credentials import Login, config_path, find_login
+from pipeline.registry.place import follow
 
 MAX_TOKEN = 1 << 20
 """Bytes of a token server's answer."""
@@ -84,17 +84,13 @@ class Authorizer:
         return f"the credentials of {self.login.user or 'a token'} from {config_path()} were refused"
 
     def _bearer(self, challenge: Challenge) -> str | None:
-        realm = urlsplit(challenge.realm)
-        if realm.scheme not in ("https", "http") or not realm.hostname or realm.username is not None:
-            raise NetworkError(
-                f"{self.host}: it asks for a token of {challenge.realm[:200]!r}, which is no web address"
-            )
+        realm = follow(f"https://{self.host}/", challenge.realm)
         fields = [("service", challenge.service)] if challenge.service else []
         scopes = [("scope", scope) for scope in challenge.scope.split()]
         if self.login and self.login.refresh:
             form = {"grant_type": "refresh_token", "refresh_token": self.login.secret, "client_id": "rfo-pipeline"}
-            token = self._ask_token(challenge.realm, {**form, **dict(fields), "scope": challenge.scope}, None)
+            token = self._ask_token(realm, {**form, **dict(fields), "scope": challenge.scope}, None)
         else:
-            url = challenge.realm + ("&" if realm.query else "?") + urlencode(fields + scopes)
+            url = realm + ("&" if "?" in realm else "?") + urlencode(fields + scopes)
             token = self._ask_token(url, None, self.login.basic() if self.login else None)
         return f"Bearer {token}" if token else None

@@ -5,6 +5,7 @@ Format: OCI distribution-spec 1.1.
 
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from pipeline.base.mirror import reason_of
 from pipeline.errors import NetworkError, PipelineError, UsageError
 from pipeline.registry.auth import MAX_TOKEN, Authorizer, parse_challenge
-from pipeline.registry.place import Remote
+from pipeline.registry.place import Remote, follow
 from pipeline.sources.http import is_loopback
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Reply:
         """Where the answer leads; raises NetworkError if nowhere."""
         if "Location" not in self.headers:
             raise NetworkError(f"{self.url}: the registry names no Location", "is it a registry (OCI distribution)?")
-        return urljoin(self.url, self.headers["Location"])
+        return follow(self.url, self.headers["Location"])
 
 
 class Client:
@@ -80,8 +81,11 @@ class Client:
         self.auth = Authorizer(remote.host, self._ask_token)
         self._threads = threading.local()
         self._sessions: list[requests.Session] = []
-        if ca is not None and not ca.is_file():
-            raise UsageError(f"--ca {ca}: there is no such file", "name a file with certificates in PEM form")
+        try:
+            if ca is not None:
+                ssl.create_default_context(cafile=ca)
+        except OSError as error:  # which SSLError is, too
+            raise UsageError(f"--ca {ca}: {error.strerror or error}", "name a file of certificates, PEM") from error
         try:
             self._greet(may_fall_back=not plain_http and is_loopback(urlsplit(self.origin).hostname))
         except BaseException:
@@ -262,7 +266,7 @@ class Client:
         if status == 413:
             return Refused(status, what, "a proxy in front of the registry limits the size of uploads: raise it")
         if response.is_redirect:
-            return Refused(status, f"{what}, and leads to {urlsplit(response.headers['Location']).netloc}")
+            return Refused(status, f"{what}, and leads to {response.headers['Location'][:200]!r}")
         return Refused(status, what)
 
     def _said(self, response: "requests.Response") -> str:
@@ -321,7 +325,7 @@ class Client:
 
     def _watch_redirect(self, response: "requests.Response", *_: Any, **__: Any) -> None:
         if response.is_redirect:
-            self._refuse_downgrade(urljoin(response.url, response.headers["location"]))
+            self._refuse_downgrade(follow(response.url, response.headers["location"]))
 
 
 class _NoTls(NetworkError):

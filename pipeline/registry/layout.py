@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from pipeline.errors import PipelineError, SourceError, StoreError, UsageError
+from pipeline.image.names import REGISTRY
 from pipeline.lock import write_atomically
 from pipeline.model import CHUNK, Digest
 from pipeline.registry.content import damaged, open_plain, same, write_checked
@@ -33,8 +34,6 @@ from pipeline.registry.oci import (
 from pipeline.registry.place import Name, referrers_tag
 
 LAYOUT = {"imageLayoutVersion": "1.0.0"}
-FULL_NAME = "docker.io/{}"
-"""How index.json writes a name: with the host that container engines assume where none is said."""
 MAX_LAYOUT = 4096
 """Bytes of the file `oci-layout`."""
 
@@ -195,7 +194,7 @@ class Layout:
         unnamed = {d.digest: d for d in self._entries if _name_of(d, self.folder) is None}
         unnamed |= {d: m.descriptor for d, m in self._attached.items()}
         known = {d.digest for d in names.values()}
-        entries = [d.render({IMAGE_NAME: FULL_NAME.format(n), REF_NAME: n.tag}) for n, d in sorted(names.items())]
+        entries = [d.render({IMAGE_NAME: f"{REGISTRY}/{n}", REF_NAME: n.tag}) for n, d in sorted(names.items())]
         entries += [d.render() for digest, d in sorted(unnamed.items()) if digest not in known]
         with _failing(self.folder):
             write_atomically(self.folder / "oci-layout", json.dumps(LAYOUT).encode() + b"\n")

@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import urljoin, urlsplit
 
-from pipeline.errors import SourceError, UsageError
+from pipeline.errors import NetworkError, SourceError, UsageError
+from pipeline.image.names import ORGANISATION
 from pipeline.model import Digest
 
 REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
@@ -16,8 +18,6 @@ TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 HOST = re.compile(r"(\[[0-9a-fA-F:]+\]|[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?)(:[0-9]{1,5})?")
 MAX_NAME = 255
 """Characters of a host and a repository together that common clients and registries take."""
-NAMESPACE = "rfolabs"
-"""Where RFO's repositories stand below a registry, and what an image's bare name means."""
 LEGACY = ("sig", "att", "sbom")
 """Suffixes of the tags `sha256-HEX.SUFFIX` that clients before OCI 1.1 keep signatures and the like under."""
 
@@ -41,7 +41,7 @@ class Name:
         first, _, rest = path.partition("/")
         if rest and _is_host(first):
             path = rest
-        return cls(path if "/" in path else f"{NAMESPACE}/{path}", tag)
+        return cls(path if "/" in path else f"{ORGANISATION}/{path}", tag)
 
     def __str__(self) -> str:
         return f"{self.repository}:{self.tag}"
@@ -94,6 +94,19 @@ def parse_place(text: str) -> Remote | Path:
     if text.startswith(("/", ".")) or not (_is_host(first) or ":" in first):
         return Path(text).absolute()
     return parse_remote(text)
+
+
+def follow(origin: str, target: str) -> str:
+    """The URL that an answer from `origin` leads to; raises NetworkError if that is no web address."""
+    try:
+        url = urljoin(origin, target)
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a malformed host or port
+        usable = False
+    if not usable or parts.username is not None:
+        raise NetworkError(f"{origin.partition('?')[0]}: it leads to {target[:200]!r}, which is no web address")
+    return url
 
 
 def _is_host(first: str) -> bool:

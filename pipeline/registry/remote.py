@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, Self
-from urllib.parse import urljoin
 
 from pipeline.errors import NetworkError, SourceError, StoreError
 from pipeline.model import Digest
@@ -27,7 +26,7 @@ from pipeline.registry.oci import (
     read_manifest,
     render_index,
 )
-from pipeline.registry.place import Name, Remote, referrers_tag
+from pipeline.registry.place import Name, Remote, follow, referrers_tag
 from pipeline.registry.upload import check_answer, has_blob, mount_blob, send_blob
 
 ACCEPT = {"Accept": ", ".join(INDEXES + MANIFESTS)}
@@ -229,4 +228,4 @@ class Registry:
 def _next_page(reply: Reply) -> str | None:
     """Where a list goes on (RFC 8288)."""
     match = re.search(r'<([^>]{1,2000})>\s*;\s*rel="?next"?', reply.headers.get("Link", ""))
-    return urljoin(reply.url, match[1]) if match else None
+    return follow(reply.url, match[1]) if match else None
