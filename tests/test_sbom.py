@@ -16,12 +16,12 @@ import rpm_mirror
 from test_base_deb import ar, tar, zstd
 
 from pipeline.errors import PipelineError, SourceError
-from pipeline.lock import BaseLock, Package, Suite
+from pipeline.lock import BaseLock, Package, Snapshot, Suite
 from pipeline.model import Digest, Module
 from pipeline.sbom.document import describe
 from pipeline.sbom.facts import Component, File, GoModule, Origin, ReleaseFacts, Subject, SystemPackage, Toolchain
 from pipeline.sbom.files import read_files
-from pipeline.sbom.gather import folder_licence
+from pipeline.sbom.gather import folder_licence, origin
 from pipeline.sbom.licences import Licence, combine, identify, load_table, named
 from pipeline.sbom.overview import describe_release
 from pipeline.sbom.packages import owners, parse_copyright, read_packages
@@ -188,6 +188,20 @@ def test_package_urls_are_those_of_the_specification() -> None:
     assert of_package("rpm", "openeuler-22.03-lts-sp4", "tool", "1:2.0-1", "x86_64", "demo-1.0-1.src.rpm", "") == (
         "pkg:rpm/openeuler/tool@2.0-1?arch=x86_64&distro=openeuler-22.03-lts-sp4&epoch=1&upstream=demo-1.0-1.src.rpm"
     )
+
+
+def test_sources_that_are_no_modules_are_named_by_where_they_are_from() -> None:
+    commit, time = "0123456789" * 4, "2020-01-01T00:00:00Z"
+    git = Snapshot("c", "git", ("https://example.org/c.git", "v1+2", commit), 1, DIGEST, time)
+    made = origin("c", "v1+2", git, Licence("MIT"))
+    assert made.download == f"git+https://example.org/c.git@{commit}"
+    assert made.purl == f"pkg:generic/c@v1%2B2?vcs_url=git%2Bhttps://example.org/c.git%40{commit}"
+    assert made.digest == DIGEST
+    served = Digest.of_bytes(b"archive")
+    archive = Snapshot("c", "archive", ("https://example.org/c.tar.gz", str(served)), 1, DIGEST, time)
+    made = origin("c", "v1", archive, Licence())
+    assert (made.download, made.digest) == ("https://example.org/c.tar.gz", served)
+    assert made.purl == f"pkg:generic/c@v1?checksum={served}&download_url=https://example.org/c.tar.gz"
 
 
 # --- packages

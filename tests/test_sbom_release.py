@@ -22,13 +22,12 @@ from pipeline.build.check import check_action, parse_build_info
 from pipeline.context import Context
 from pipeline.graph import Action, Graph, Ref, Work
 from pipeline.image.images import image_actions
-from pipeline.image.layer import Program
 from pipeline.image.names import ORGANISATION, Image, Reference
 from pipeline.model import Digest
 from pipeline.plan import COMPILERS
 from pipeline.recipes import ImageRecipe, Programs
 from pipeline.sandbox.bwrap import Bwrap
-from pipeline.sbom.actions import RELEASE, image_sbom_action, release_sbom_action
+from pipeline.sbom.actions import RELEASE, release_sbom_action
 from pipeline.scheduler import Result, Scheduler
 from pipeline.store import Store
 
@@ -84,17 +83,10 @@ def make(checkout: Path, store: Store) -> Made:
         actions.append(check_action(unit, HOST, context.release.values, inputs[HOST]))
     given = images(context)
     actions += image_actions(given, context.release, units, inputs, {}, [])
-    described: list[Action] = []
-    for image in given:
-        unit = next(u for u in units if u.component == image.recipe.component and HOST in u.arches)
-        programs = [Program(f"usr/bin/{b}", b, unit) for b in unit.build.binaries]
-        labels = {"org.opencontainers.image.version": image.version}
-        described.append(
-            image_sbom_action(image, HOST, layers(image, context), programs, labels, inputs[HOST], context.release)
-        )
-    refs = [Ref(a.name, f"{image.name}.linux-{HOST}.spdx.json") for a, image in zip(described, given, strict=True)]
+    described = [a for a in actions if a.name.startswith("sbom/")]
+    refs = [Ref(f"sbom/{image.name}/{HOST}", f"{image.name}.linux-{HOST}.spdx.json") for image in given]
     described.append(release_sbom_action(context.release, units, inputs, refs))
-    graph = Graph([*actions, *described]).closure([a.name for a in described])
+    graph = Graph([*actions, described[-1]]).closure([a.name for a in described])
     result = Scheduler(store, Bwrap(), context.progress, 2, 4 << 30).run(graph)
     assert not result.failures, [f.error.render() for f in result.failures]
     made = Made(context, {}, result, described)

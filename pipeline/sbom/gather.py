@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.definitions import Release
 from pipeline.errors import SourceError
 from pipeline.inputs import Inputs
-from pipeline.lock import Package, Snapshot
+from pipeline.lock import Snapshot
 from pipeline.model import Digest, Module, platform
 from pipeline.pack.notices import licence_files, read_terms
 from pipeline.sbom.facts import Component, GoModule, Origin, SystemPackage, Toolchain
@@ -39,7 +39,7 @@ def component(
         name=unit.component,
         version=unit.version,
         licence=unit.license,
-        source=go_module(main.module, inputs) if main else _origin(unit, inputs),
+        source=go_module(main.module, inputs) if main else _snapshot(unit, inputs),
         modules=tuple(go_module(m, inputs) for m in lock.modules_of(unit.name)) if is_go and linked else (),
         toolchain=Toolchain(toolchain.version, go_module(toolchain.module, inputs)) if toolchain else None,
         libraries=tuple(static_libraries(unit, arch, inputs)) if unit.build.uses_cgo(arch) and linked else (),
@@ -68,62 +68,49 @@ def folder_licence(folder: Path, what: str) -> Licence:
 
 
 def static_libraries(unit: Unit, arch: str, inputs: Inputs) -> list[SystemPackage]:
-    """The packages whose archives a C compiler links into programs of `unit`. Raises SourceError if one has none."""
-    wanted = {name: re.compile(rf".*/lib{re.escape(name)}\.a") for name in ("c", *_library_names(unit))}
-    sysroot = inputs.roots.find("sysroot", arch).packages
-    builder = inputs.roots.find("builder", arch).packages
-    # The compiler's own runtime; a builder for several targets has one for each.
-    compiler = {"gcc": re.compile(rf"usr/lib/gcc[^/]*/{platform(arch).rpm_arch}-[^/]+/[^/]+/libgcc\.a")}
-    found = {}
-    for packages, patterns in ((sysroot, wanted), (builder, compiler)):
-        owners = {
-            package.name
-            for name, pattern in patterns.items()
-            for package in _owners(packages, pattern, f"{unit.name}: lib{name}.a", inputs)
-        }
-        group = [p for p in packages if p.name in owners]
-        # Others may hold the terms that these share.
-        for package in system_packages(_with_relatives(group, packages, inputs), inputs):
-            if package.pin.name in owners:
-                found[package.pin.digest] = package
+    """The packages whose archives a C compiler links into programs of `unit`. Raises SourceError if one has none.
+
+    Of the target's sysroot the C library and what the unit asks for by pkg-config name, which begins with `lib` as the
+    files do; of the builder the compiler's own runtime, which it has for each of several targets.
+    """
+    libraries = ["c", *(name.removeprefix("lib") for name in unit.build.libraries)]
+    system = [re.compile(rf".*/lib{re.escape(name)}\.a") for name in libraries]
+    runtime = [re.compile(rf"usr/lib/gcc[^/]*/{platform(arch).rpm_arch}-[^/]+/[^/]+/libgcc\.a")]
+    found: dict[Digest, SystemPackage] = {}
+    for role, patterns in (("sysroot", system), ("builder", runtime)):
+        packages = system_packages(inputs.roots.find(role, arch).packages, inputs, terms=False)
+        owners = {p.pin for pattern in patterns for p in _owners(packages, pattern, unit, inputs)}
+        sources = {p.source for p in packages if p.pin in owners}  # what shares a source may hold the others' terms
+        relatives = [p.pin for p in packages if p.source in sources]
+        found |= {p.pin.digest: p for p in system_packages(relatives, inputs) if p.pin in owners}
     return sorted(found.values(), key=lambda p: p.pin)
 
 
-def _library_names(unit: Unit) -> list[str]:
-    """What `-l` says: pkg-config names of C libraries begin with `lib` as their files do."""
-    return [name.removeprefix("lib") for name in unit.build.libraries]
+def origin(name: str, version: str, pin: Snapshot, licence: Licence) -> Origin:
+    """A snapshot as SPDX and package URLs write it: `git+URL@COMMIT`, or the archive's URL."""
+    if pin.kind == "git":
+        url, _, commit = pin.origin
+        location = f"{url if url.startswith('git:') else f'git+{url}'}@{commit}"
+        return Origin(name, version, purl("generic", name, version, {"vcs_url": location}), location, pin.tar, licence)
+    url, digest = pin.origin
+    locator = purl("generic", name, version, {"download_url": url, "checksum": digest})
+    return Origin(name, version, locator, url, Digest.parse(digest), licence)
 
 
-def _owners(packages: Sequence[Package], pattern: re.Pattern[str], what: str, inputs: Inputs) -> list[Package]:
-    found = [
-        p.pin for p in system_packages(packages, inputs, terms=False) if any(pattern.fullmatch(f) for f in p.files)
-    ]
+def _owners(
+    packages: Sequence[SystemPackage], pattern: re.Pattern[str], unit: Unit, inputs: Inputs
+) -> list[SystemPackage]:
+    found = [p for p in packages if any(pattern.fullmatch(f) for f in p.files)]
     if not found:
-        raise SourceError(f"{what}: no locked package of base {inputs.roots.base.name} has it")
+        name = pattern.pattern.rpartition("/")[2].replace("\\", "")
+        raise SourceError(f"{unit.name}: {name}: no locked package of base {inputs.roots.base.name} has it")
     return found
 
 
-def _with_relatives(group: Sequence[Package], packages: Sequence[Package], inputs: Inputs) -> list[Package]:
-    """`group` and what is built from the same sources."""
-    everything = system_packages(packages, inputs, terms=False)
-    sources = {p.source for p in everything if p.pin in group}
-    return [p.pin for p in everything if p.source in sources]
-
-
-def _origin(unit: Unit, inputs: Inputs) -> Origin | None:
-    pin: Snapshot | None = inputs.locked.lock.snapshots.get(unit.name)
+def _snapshot(unit: Unit, inputs: Inputs) -> Origin | None:
+    pin = inputs.locked.lock.snapshots.get(unit.name)
     if pin is None:
         return None
     with inputs.source(unit) as folder:
-        licence = folder_licence.__wrapped__(folder, unit.name)
-    name = unit.source.component or unit.component
-    if pin.kind == "git":
-        url, _, commit = pin.origin
-        location = url if url.startswith("git://") else f"git+{url}"
-        qualifiers = {"vcs_url": f"{location}@{commit}"}
-        return Origin(name, unit.source_version, purl("generic", name, unit.source_version, qualifiers),
-                      f"{location}@{commit}", pin.tar, licence)  # fmt: skip
-    url, digest = pin.origin
-    qualifiers = {"download_url": url, "checksum": digest}
-    return Origin(name, unit.source_version, purl("generic", name, unit.source_version, qualifiers), url,
-                  Digest.parse(digest), licence)  # fmt: skip
+        licence = folder_licence.__wrapped__(folder, unit.name)  # a folder for this once
+    return origin(unit.component, unit.source_version, pin, licence)
