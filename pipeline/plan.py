@@ -17,11 +17,13 @@ from pipeline.image.images import Artifact, image_actions, sets_of
 from pipeline.image.names import Image
 from pipeline.inputs import Inputs
 from pipeline.pack.notices import notices_action
+from pipeline.pack.sums import sums_action
 from pipeline.pack.tarball import tarball_action
 from pipeline.sbom.actions import release_sbom_action, tarball_sbom_action
 from pipeline.units import Unit
 
 COMPILERS = {"go": go_action, "c": c_action}
+SUMMED = ("tarball/", "bundle/")
 NODE = "rfo"
 """The component whose program the tarball is made around."""
 
@@ -57,6 +59,7 @@ def plan(release: Release, units: Sequence[Unit], inputs: Mapping[str, Inputs], 
             actions += image_actions(packs.images, release, units, inputs, manifests, artifacts)
             actions += _judgements(packs, inputs)
             actions += _documents(actions, release, units, inputs)
+        actions += _sums(actions, inputs)
     return Graph(actions)
 
 
@@ -101,3 +104,17 @@ def _documents(
     tarballs = [tarball_sbom_action(unit, arch, inputs[arch], release) for unit, arch in nodes]
     documents = [Ref(a.name, o) for a in (*actions, *tarballs) if a.name.startswith("sbom/") for o in a.publish]
     return [*tarballs, release_sbom_action(release, units, inputs, documents)]
+
+
+def _sums(actions: Sequence[Action], inputs: Mapping[str, Inputs]) -> list[Action]:
+    """The sums of each architecture's tarball and bundles, among `actions`."""
+    files = {
+        arch: [
+            Ref(a.name, o)
+            for a in actions
+            if a.name.startswith(SUMMED) and a.name.endswith(f"/{arch}")
+            for o in a.publish
+        ]
+        for arch in inputs
+    }
+    return [sums_action(arch, refs) for arch, refs in files.items() if refs]

@@ -98,8 +98,8 @@ def _invent_results(checkout: Path, store: Store, context: Context) -> None:
     for name in graph.order:
         key, parts = graph.actions[name].key(outputs)
         step, _, arch = name.partition("/")
-        packed = [f"rfo.linux-{arch}.tar.gz", f"sha256sum-{arch}.txt"]
-        files = {"check": ["report.json"], "notices": ["notices.txt"], "tarball": packed}.get(step)
+        packed = {"tarball": [f"rfo.linux-{arch}.tar.gz"], "sums": [f"sha256sum-{arch}.txt"]}
+        files = {"check": ["report.json"], "notices": ["notices.txt"], **packed}.get(step)
         outputs[name] = {f: store.add_bytes(f"{name} {f}".encode()) for f in files or binaries[name]}
         store.remember(key, Record(name, outputs[name], 1.0, 1.0, 1 << 20, None, parts))
 

@@ -1,4 +1,4 @@
-"""`rfo.linux-ARCH.tar.gz` in RKE2's layout under the rfo name, and the sums that go with it.
+"""`rfo.linux-ARCH.tar.gz` in RKE2's layout under the rfo name.
 
 The compressor is gzip from the base's locked packages, run in the sandbox: what a host's own zlib would write
 differs from host to host.
@@ -23,7 +23,7 @@ TREES = ("bin", "lib", "share")
 def tarball_action(unit: Unit, arch: str, inputs: Inputs) -> Action:
     """The action that packs the node tarball around `unit`, the rfo program."""
     root = inputs.roots.find("builder", arch)
-    name, sums = f"rfo.linux-{arch}.tar.gz", f"sha256sum-{arch}.txt"
+    name = f"rfo.linux-{arch}.tar.gz"
     static = installed_files(inputs.checkout / "install")
     command = ("gzip", "--no-name", "-9", "--stdout", f"{INPUTS}/{name[:-3]}")
     parameters = {
@@ -54,7 +54,6 @@ def tarball_action(unit: Unit, arch: str, inputs: Inputs) -> Action:
                 mounts=(Mount(plain, f"{INPUTS}/{name[:-3]}"),),
             )
         )
-        (work.out / sums).write_text(f"{Digest.of_file(work.out / name).hex}  {name}\n")
 
     return Action(
         name=f"tarball/{arch}",
@@ -62,7 +61,7 @@ def tarball_action(unit: Unit, arch: str, inputs: Inputs) -> Action:
         run=run,
         inputs={"rfo": Ref(unit.action("build", arch), "rfo"), "notices": Ref(f"notices/{unit.name}", "notices.txt")},
         after=(unit.action("check", arch),),
-        publish={name: name, sums: sums},
+        publish={name: name},
         seconds=2.0,
     )
 

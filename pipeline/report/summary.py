@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.report.progress import duration, size
 
+BLOBS = "images/blobs/"
+"""What is named by digest alone is not listed."""
+
 if TYPE_CHECKING:
     from pipeline.context import Context
     from pipeline.release import Summary
@@ -32,10 +35,11 @@ def say_summary(summary: "Summary", context: "Context", seconds: float, *, as_js
     if summary.dist is None:
         return
     where = summary.dist.relative_to(context.checkout)
-    context.progress.say(
-        f"{where}: " + (f"wrote {', '.join(summary.changed)}" if summary.changed else "nothing changed")
-    )
-    for file in sorted(summary.dist.glob("*.tar.gz")):
+    wrote = [n for n in summary.changed if not n.startswith(BLOBS)]
+    blobs = len(summary.changed) - len(wrote)
+    wrote += [f"{blobs} blobs of images"] if blobs else []
+    context.progress.say(f"{where}: " + (f"wrote {', '.join(wrote)}" if wrote else "nothing changed"))
+    for file in sorted((*summary.dist.glob("*.tar.gz"), *summary.dist.glob("*.tar.zst"))):
         context.progress.say(f"  {size(file.stat().st_size):>10}  {file.name}")
     context.progress.say(f"check it: (cd '{where}' && sha256sum -c sha256sum-*.txt)")
 
