@@ -12,11 +12,14 @@ from pipeline.sandbox import INPUTS
 MEANING = {
     "definition": "the release, its components and the base are defined otherwise here",
     "sources.lock": "other sources are locked here",
-    "engine": "the steps below are those of this engine, the file was made by another state of pipeline/",
+    "engine": "steps are those of this engine, the file was made by another state of pipeline/",
     "tree": "a folder of this repository that is compiled has other files here",
     "install": "install/ has other files here",
 }
 """What it means that an input of the release is another one in this checkout."""
+
+SHOWN = 6
+"""Things in a layer that are named; --json has all."""
 
 
 @dataclass
@@ -49,13 +52,14 @@ def render_chain(facts: dict[str, Any], *, full: bool) -> str:
     """The facts of `pipeline.trace.explain.explain` as text; modules and packages are counted unless `full`."""
     top = Branch(_title(facts["file"]))
     _release(top, facts)
+    _images(top, facts)
     done: set[str] = set()
-    if maker := facts["made_by"]:
+    maker, packer = facts["made_by"], facts["file"].get("packed_by")
+    if source := facts["file"].get("from"):
+        top.add(f"file of this checkout  {source['path']}  ({_sameness(source)})")
+    if maker:
         _action(top, maker, facts, done, full=full)
-    if packer := facts["file"].get("packed_by"):
-        if source := facts["file"].get("from"):
-            same = "the same bytes" if source["same"] else f"OTHER BYTES here: {source['digest']}"
-            top.add(f"file of this checkout  {source['path']}  ({same})")
+    if packer and packer != maker:
         _action(top, packer, facts, done, full=full, inputs=False)
     if not facts["actions"]:
         for name, unit in facts["units"].items():
@@ -69,6 +73,38 @@ def render_chain(facts: dict[str, Any], *, full: bool) -> str:
 def _title(file: dict[str, Any]) -> str:
     place = f" in {file['archive']}" if file["archive"] else ""
     return f"{file['name']}{place}  {size(file['size'])}  {file['digest']}"
+
+
+def _sameness(source: dict[str, Any]) -> str:
+    if source["same"]:
+        return "the same bytes"
+    if source["filled"]:
+        return "with the release's version and images written into it"
+    return f"OTHER BYTES here: {source['digest']}"
+
+
+def _images(top: Branch, facts: dict[str, Any]) -> None:
+    """The images that hold the file, each with its layers on the platforms that count."""
+    lines: dict[str, Branch] = {}
+    for image in facts["images"]:
+        name = image["name"]
+        if name not in lines:
+            lines[name] = top.add(f"image  {name}  {', '.join(image['references'])}  index {image['digest']}")
+        held = f"  (this is its {image['role']})" if image["role"] not in ("", "index") else ""
+        on = lines[name].add(f"{image['platform']}  {size(image['size'])}  manifest {image['manifest']}{held}")
+        for number, layer in enumerate(image["layers"], 1):
+            made_by = layer["made_by"] or layer["step"]
+            on.add(f"layer {number}  {made_by}  {size(layer['size'])}  {layer['digest']}{_inside(layer, facts)}")
+
+
+def _inside(layer: dict[str, Any], facts: dict[str, Any]) -> str:
+    """What a layer holds, in a few words."""
+    root = facts["roots"].get(layer["root"])
+    found = [f"{len(root['packages'])} packages of {root['base']}"] if root else []
+    found += [f"{p['path']} of {p['unit']}" for p in layer["programs"]]
+    found += [f"{f['path']} of {f['made_by']}" for f in layer["files"]]
+    shown = found[:SHOWN] + [f"and {len(found) - SHOWN} more"] * (len(found) > SHOWN)
+    return f": {', '.join(shown)}" if shown else ""
 
 
 def _release(top: Branch, facts: dict[str, Any]) -> None:
@@ -87,7 +123,7 @@ def _release(top: Branch, facts: dict[str, Any]) -> None:
         for name, found in checkout["differs"].items():
             meaning = MEANING.get(name, "other packages of the base" if name.endswith(".lock") else "it differs")
             warning.add(f"{name}: {meaning}  (made from {found['made_from']}, here {found['here']})")
-    if release["platform"] and not facts["actions"]:
+    if facts["units"] and not facts["actions"]:
         line.add("what ran cannot be told from here; below stands what the release tells of itself")
 
 
@@ -99,8 +135,25 @@ def _action(
     if name in done:
         line.add("as above")
         return
+    if not full and _is_aside(name, facts):
+        line.add("of another platform, which the index names; all of it: --full")
+        return
     done.add(name)
-    parameters = step["parameters"]
+    _parameters(line, step["parameters"], facts, full=full)
+    unit = name.split("/")[1]
+    if unit in facts["units"]:
+        _unit(line, unit, facts["units"][unit], full=full, done=done)
+    for output, source in step["inputs"].items() if inputs else ():
+        if source["action"] not in facts["actions"]:
+            line.add(f"input  {output}  {source['digest']}")
+    for maker in _nearest(step, facts["actions"]) if inputs else ():
+        _action(line, maker, facts, done, full=full)
+    if step["checked_by"]:
+        line.add(f"checked by  {', '.join(step['checked_by'])}")
+
+
+def _parameters(line: Branch, parameters: dict[str, Any], facts: dict[str, Any], *, full: bool) -> None:
+    """What else than inputs decides what an action makes."""
     single = [parameters["command"]] if "command" in parameters else []
     for command in parameters.get("commands", single):
         line.add(f"command  {shlex.join(command)}")
@@ -114,16 +167,25 @@ def _action(
         packed = line.add(f"files  {len(files)} of install/")
         for path, (mode, digest) in files.items() if full else ():
             packed.add(f"{path}  {mode}  {digest}")
-    unit = name.split("/")[1]
-    if unit in facts["units"]:
-        _unit(line, unit, facts["units"][unit], full=full, done=done)
-    for output, source in step["inputs"].items() if inputs else ():
-        if source["action"] in facts["actions"]:
-            _action(line, source["action"], facts, done, full=full)
-        else:
-            line.add(f"input  {output}  {source['digest']}")
-    if step["checked_by"]:
-        line.add(f"checked by  {', '.join(step['checked_by'])}")
+
+
+def _nearest(step: dict[str, Any], actions: dict[str, Any]) -> list[str]:
+    """The actions whose outputs a step reads, but for those that stand below another one of them anyway."""
+    makers = list(dict.fromkeys(s["action"] for s in step["inputs"].values() if s["action"] in actions))
+    seen: set[str] = set()
+    pending = [s["action"] for m in makers for s in actions[m]["inputs"].values()]
+    while pending:
+        name = pending.pop()
+        if name in actions and name not in seen:
+            seen.add(name)
+            pending += [s["action"] for s in actions[name]["inputs"].values()]
+    return [m for m in makers if m not in seen]
+
+
+def _is_aside(name: str, facts: dict[str, Any]) -> bool:
+    """Whether an action makes an image for another platform than the file's."""
+    kind, *_, arch = name.split("/")
+    return kind == "image" and facts["release"]["platform"] not in (None, f"linux/{arch}")
 
 
 def _unit(above: Branch, name: str, unit: dict[str, Any], *, full: bool, done: set[str] | None = None) -> None:
