@@ -30,7 +30,7 @@ from engine import (
 )
 
 from pipeline.context import parse_executor
-from pipeline.errors import UsageError
+from pipeline.errors import BuildError, UsageError
 from pipeline.release import release
 from pipeline.sandbox import INPUTS, Mount
 from pipeline.sandbox.daemon import daemon
@@ -109,6 +109,14 @@ def test_what_it_wrote_belongs_to_the_engines_user_and_stays_for_the_next_comman
     assert {s.st_uid for s in made.values()} == {os.geteuid()}
     assert made["private"].st_mode & 0o777 == 0o640
     assert box.sh("./link")[1] == "ran\n"
+
+
+def test_what_no_folder_of_the_host_can_hold_is_the_commands_fault(box: Box) -> None:
+    with pytest.raises(BuildError, match=r"/out: .*pipe is a device, pipe"):
+        box.sh("mkfifo /out/pipe")
+    with pytest.raises(BuildError, match="leaves the root"):
+        box.sh("ln -s ../etc/passwd /out/link")
+    assert list(box.out.iterdir()) == []
 
 
 def test_a_cache_is_kept_by_the_daemon(box: Box, tmp_path: Path) -> None:

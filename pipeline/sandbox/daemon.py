@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import HostError
+from pipeline.errors import BuildError, HostError, SourceError
 from pipeline.extract import extract_tar
 from pipeline.model import CHUNK
 from pipeline.store import remove_tree
@@ -98,11 +98,17 @@ def send(client: Any, container: str, folder: Path, target: str, owner: tuple[in
 
 
 def receive(client: Any, container: str, source: str, folder: Path) -> None:
-    """Replace what is in a folder of this host by that of one in a container. Raises SourceError for devices there."""
+    """Replace what is in a folder of this host by that of one in a container.
+
+    Raises BuildError for what is there and can stand in no folder of the host, such as a link that leads out of it.
+    """
     pieces, _ = client.get_archive(container, f"{source}/.", chunk_size=CHUNK)
     for path in folder.iterdir():
         remove_tree(path)
-    extract_tar(_Joined(pieces), folder, what=source, max_bytes=LARGEST)
+    try:
+        extract_tar(_Joined(pieces), folder, what=source, max_bytes=LARGEST)
+    except SourceError as error:  # an archive of the daemon's, with content of the command's
+        raise BuildError(error.reason) from error
 
 
 def tar_stream(tree: Path | None, owner: tuple[int, int], folders: Iterable[str] = ()) -> Iterator[bytes]:

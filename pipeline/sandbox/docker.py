@@ -13,7 +13,7 @@ import shlex
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any
@@ -78,6 +78,8 @@ class Docker:
         if missing := [m.source for m in sandbox.mounts if not m.source.exists()]:
             log.write(f"$ docker run\n{missing[0]}: No such file or directory\n".encode())
             return Usage(REFUSED, 0.0, 0.0, 0)
+        for mount in sandbox.mounts:
+            _open(mount.source)
         with daemon() as client, self._volumes(client, sandbox) as volumes:
             image = self._image(client, sandbox.root)
             config = container(sandbox, self.setting, image, volumes, self.labels)
@@ -159,7 +161,6 @@ def container(
         if mount.writable:
             mounts.append({"Type": "volume", "Source": volumes[mount.source], "Target": target})
         else:
-            _open(mount.source)
             mounts.append(_bind(mount.source, target))
     directory = setting.place(sandbox.directory)
     variables = {**setting.environment, **{n: setting.place(v) for n, v in sandbox.environment.items()}}
@@ -229,29 +230,37 @@ def created(client: Any, config: Mapping[str, Any]) -> Iterator[str]:
 
 def _follow(client: Any, name: str, watch: Watch) -> tuple[int, str]:
     """Start a container and watch it to its end; its exit status, and why it was ended from outside, if it was."""
-    from docker.errors import APIError
-
     stopped = ""
     output = client.attach(name, stream=True)
     with ThreadPoolExecutor(2) as pool:
         printed = pool.submit(_copy, output, watch.log)
         try:
             client.start(name)
-            pid = client.inspect_container(name)["State"]["Pid"]
+            state = client.inspect_container(name)
             ended = pool.submit(client.wait, name, None)
             while not ended.done():
-                stopped = watch.reason_to_end(_sample(pid, name))
+                stopped = watch.reason_to_end(_sample(state["State"]["Pid"], state["Config"]["Cmd"]))
                 if stopped or (printed.done() and printed.exception()):
-                    with contextlib.suppress(APIError):  # it has just ended by itself
-                        client.kill(name)
+                    _kill(client, name)
                     break
                 wait([ended], watch.pause)
             status = int(ended.result(LINGER)["StatusCode"])
             wait([printed], LINGER)
+        except BaseException:
+            _kill(client, name)  # for else the threads would wait for its end
+            raise
         finally:
             _close(output)
         printed.result()
     return status, stopped
+
+
+def _kill(client: Any, name: str) -> None:
+    """End a container, if it runs."""
+    from docker.errors import APIError
+
+    with contextlib.suppress(APIError):
+        client.kill(name)
 
 
 def _close(output: Any) -> None:
@@ -267,10 +276,11 @@ def _copy(output: Iterable[bytes], log: IO[bytes]) -> None:
         log.flush()
 
 
-def _sample(pid: int, name: str) -> Sample:
-    """What the processes of a container use, where this process sees them; else nothing."""
+def _sample(pid: int, command: Sequence[str]) -> Sample:
+    """What the processes of a container use, if its first one is process `pid` for us as well; else nothing."""
+    ours = "".join(f"\0{word}" for word in ("--", *command)) + "\0"  # after the path of the init program
     with contextlib.suppress(OSError):
-        if name in Path(f"/proc/{pid}/cgroup").read_text():  # the daemon may count processes otherwise than we do
+        if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(os.fsencode(ours)):
             return sample(pid)
     return Sample()
 
