@@ -23,6 +23,7 @@ from engine import (
     Box,
     builder_root,
     digests,
+    hello,
     make_context,
     real_checkout,
     shared_store,
@@ -32,7 +33,7 @@ from engine import (
 from pipeline.context import parse_executor
 from pipeline.errors import BuildError, UsageError
 from pipeline.release import release
-from pipeline.sandbox import INPUTS, Mount
+from pipeline.sandbox import INPUTS, Mount, Sandbox
 from pipeline.sandbox.daemon import daemon
 from pipeline.sandbox.docker import LEASE, STORE, Docker
 from pipeline.store import Store
@@ -174,6 +175,24 @@ def test_what_a_killed_engine_left_is_ended_by_the_next_run(client: Any, store: 
     Docker(store.root).check()
     assert left(client, store.root) == ([], [])
     assert not lease.exists()
+
+
+def test_the_image_of_a_root_that_one_step_made_goes_with_its_engine(client: Any, store: Store, tmp_path: Path) -> None:
+    tree = tmp_path / "a $tree"
+    tree.mkdir()
+    (tree / "hello").write_bytes(hello(HOST))
+    (tree / "hello").chmod(0o755)
+    executor, box = Docker(store.root), Box(tmp_path)
+    for _ in range(2):
+        with box.log.open("w+b") as log:
+            assert executor.run(Sandbox(tree, ("/hello",), box.build, box.out), log, box.cancel).status == 0
+        assert "\nhello " in box.log.read_text()
+    labels = {"label": [f"{STORE}={store.root}", LEASE]}
+    assert len(client.images(filters=labels)) == 1
+    del executor
+    Docker(store.root).check()
+    assert client.images(filters=labels) == []
+    assert list((store.root / "locks").glob("docker-*")) == []
 
 
 # --- daemons that cannot be used

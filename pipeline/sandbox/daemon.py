@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,10 @@ def unreachable(reason: str) -> HostError:
     )
 
 
-def import_image(client: Any, tree: Iterable[bytes], repository: str, tag: str, label: str) -> None:
+def import_image(client: Any, tree: Iterable[bytes], repository: str, tag: str, labels: Mapping[str, str]) -> None:
     """Make an image of a tar stream, as `docker import` does. Raises HostError."""
-    said = client.import_image_from_data(tree, repository=repository, tag=tag, changes=[f"LABEL {label}=1"])
+    changes = [f"LABEL {name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in labels.items()]
+    said = client.import_image_from_data(tree, repository=repository, tag=tag, changes=changes)
     for line in said.splitlines():  # JSON messages; a failure is one of them, after a good status
         with contextlib.suppress(ValueError, AttributeError):
             if problem := json.loads(line).get("error"):

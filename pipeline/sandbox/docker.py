@@ -13,7 +13,7 @@ import shlex
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any
@@ -31,7 +31,7 @@ REPOSITORY = "rfo-root"
 STORE, LEASE = "rfo.store", "rfo.lease"
 """Labels: the store that containers and volumes serve, and the file that their engine holds while it lives."""
 ROOT = "rfo.root"
-"""Label of images."""
+"""Label of images, with their tag."""
 PROBE = "/probe"
 """A folder in an image that holds nothing else: it shows mounts and makes volumes without running a program."""
 REFUSED = 125
@@ -67,7 +67,7 @@ class Docker:
             with daemon() as client:
                 end_abandoned(client, self.store)
                 lease = take_lease(self.store / "locks")
-                self._have_image(client, "probe", None, [PROBE])
+                self._have_image(client, "probe", None, [PROBE], {})
                 refuse_remote(client, f"{REPOSITORY}:probe", Path(lease.name))
             self._lease = lease
             weakref.finalize(self, lease.close)  # at the end of the process as well
@@ -102,16 +102,18 @@ class Docker:
         return Usage(status, watch.seconds, watch.cpu, watch.peak, stopped)
 
     def _image(self, client: Any, root: Path) -> str:
-        """The image of a root, named by its content; made once, and kept by the daemon."""
+        """The image of a root, named by its content: made once and kept, or as long as a root that one step made."""
         stamp = root.with_suffix(".digest")  # pipeline.roots checked it
-        known = root.parent == self.store / "trees" and stamp.exists()
-        digest = stamp.read_text() if known else str(tree_digest(root))
+        kept = root.parent == self.store / "trees" and stamp.exists()
+        facts = [stamp.read_text()] if kept else [str(tree_digest(root)), self.labels[LEASE]]
         folders = [self.setting.inputs, self.setting.build, self.setting.out]
-        tag = Digest.of_bytes(f"{digest} {self.owner} {folders}".encode()).hex
+        tag = Digest.of_bytes(repr((facts, self.owner, folders)).encode()).hex
         with self._lock:
-            return self._have_image(client, tag, root, folders)
+            return self._have_image(client, tag, root, folders, {} if kept else self.labels)
 
-    def _have_image(self, client: Any, tag: str, tree: Path | None, folders: Iterable[str]) -> str:
+    def _have_image(
+        self, client: Any, tag: str, tree: Path | None, folders: Iterable[str], labels: Mapping[str, str]
+    ) -> str:
         from docker.errors import ImageNotFound
 
         image = f"{REPOSITORY}:{tag}"
@@ -119,7 +121,7 @@ class Docker:
             client.inspect_image(image)
         except ImageNotFound:
             stream = tar_stream(tree, self.owner, [f.lstrip("/") for f in folders])
-            import_image(client, stream, REPOSITORY, tag, ROOT)
+            import_image(client, stream, REPOSITORY, tag, {ROOT: tag, **labels})
         return image
 
     @contextlib.contextmanager
@@ -330,20 +332,20 @@ def is_held(lease: Path) -> bool:
 
 
 def end_abandoned(client: Any, store: Path) -> None:
-    """Remove containers and volumes whose engine is no more; those of others that use this store now stay."""
+    """Remove what engines left that are no more: containers, volumes, images of roots that one step made."""
     mine = {"label": [f"{STORE}={store}", LEASE]}
-    leases = set()
-    for found in client.containers(all=True, filters=mine):
-        if not is_held(lease := Path(found["Labels"][LEASE])):
-            client.remove_container(found["Id"], force=True, v=True)
-            leases.add(lease)
-    for found in client.volumes(filters=mine)["Volumes"] or ():
-        if not is_held(lease := Path(found["Labels"][LEASE])):
-            client.remove_volume(found["Name"], force=True)
-            leases.add(lease)
-    for lease in leases:
-        if lease.parent == store / "locks":
-            lease.unlink(missing_ok=True)
+    left: list[tuple[Any, Callable[[Any], None]]] = [
+        (client.containers(all=True, filters=mine), lambda c: client.remove_container(c["Id"], force=True, v=True)),
+        (client.volumes(filters=mine)["Volumes"] or (), lambda v: client.remove_volume(v["Name"], force=True)),
+        (client.images(filters=mine), lambda i: client.remove_image(i["Id"], force=True)),
+    ]
+    for found, remove in left:
+        for item in found:
+            lease = Path(item["Labels"][LEASE])
+            if not is_held(lease):
+                remove(item)
+                if lease.parent == store / "locks":
+                    lease.unlink(missing_ok=True)
 
 
 def refuse_remote(client: Any, image: str, file: Path) -> None:
