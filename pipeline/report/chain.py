@@ -57,6 +57,8 @@ def render_chain(facts: dict[str, Any], *, full: bool) -> str:
     maker, packer = facts["made_by"], facts["file"].get("packed_by")
     if source := facts["file"].get("from"):
         top.add(f"file of this checkout  {source['path']}  ({_sameness(source)})")
+    if package := facts["file"].get("package"):
+        top.add(f"package  {package['name']} {package['version']} {package['digest']}{_at(package['at'])}")
     if maker:
         _action(top, maker, facts, done, full=full)
     if packer and packer != maker:
@@ -164,9 +166,10 @@ def _parameters(line: Branch, parameters: dict[str, Any], facts: dict[str, Any],
     for root in (facts["roots"][v] for v in parameters.values() if isinstance(v, str) and v in facts["roots"]):
         _root(line, root, full=full)
     if files := parameters.get("files"):
-        packed = line.add(f"files  {len(files)} of install/")
-        for path, (mode, digest) in files.items() if full else ():
-            packed.add(f"{path}  {mode}  {digest}")
+        chart = "packing" in parameters
+        packed = line.add(f"files  {len(files)} of {'the chart' if chart else 'install/'}")
+        for path, pinned in files.items() if full else ():
+            packed.add(f"{path}  {pinned if chart else '  '.join(pinned)}")
 
 
 def _nearest(step: dict[str, Any], actions: dict[str, Any]) -> list[str]:

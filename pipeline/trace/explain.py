@@ -14,7 +14,7 @@ from pipeline.graph import Action, Graph, Ref
 from pipeline.pack.members import SUFFIXES, read_members
 from pipeline.store import Output
 from pipeline.trace.find import BLOBS, BUNDLE, CHART, Found, find
-from pipeline.trace.images import Outputs, concerned, describe_builds, known_outputs
+from pipeline.trace.images import Outputs, concerned, describe_builds, known_outputs, owner_of
 from pipeline.trace.layout import Build, Layout
 from pipeline.trace.pins import describe_pins, describe_root, find_roots, published_pins, recorded_unit
 from pipeline.trace.planned import LockedBase, Places, Planned, locked_bases, plan_published
@@ -65,6 +65,7 @@ def _tell(facts: dict[str, Any], found: Found, places: Places) -> None:
     facts["images"] = describe_builds(found, builds, made)
     if made:
         _tell_steps(facts, found, made, layout)
+        _tell_package(facts, found, builds)
     else:
         _tell_pins(facts, found, builds, {p: bases[p] for p in own}, places)
 
@@ -132,6 +133,15 @@ def _tell_steps(facts: dict[str, Any], found: Found, made: Planned, layout: Layo
         differs.pop("install", None)  # it holds what the tarball's packer packs
     if not any(unit.get("tree") for unit in facts["units"].values()):
         differs.pop("tree", None)
+
+
+def _tell_package(facts: dict[str, Any], found: Found, builds: Sequence[Build]) -> None:
+    """Tell which package of the base a file in an image's layer is of, with its pin."""
+    step = facts["actions"].get(facts["made_by"], {"parameters": {}})
+    root = facts["roots"].get(step["parameters"].get("root"))
+    if found.archive.startswith(BLOBS) and facts["file"].get("packed_by") == facts["made_by"] and root:
+        owner = owner_of(found, builds)
+        facts["file"]["package"] = next((p for p in root["packages"] if (p["name"], p["version"]) == owner), None)
 
 
 def _makers(file: dict[str, Any], found: Found, made: Planned, outputs: Outputs) -> tuple[str | None, str | None]:

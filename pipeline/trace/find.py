@@ -156,15 +156,14 @@ def _called_so(release: Published, name: str) -> Iterator[Found]:
 
 def _members_so(release: Published, digest: Digest) -> Iterator[Found]:
     """What holds the file: tarballs, then charts and layers; bundles hold what is published by itself."""
-    names = [a.name for a in release.manifest.artifacts if not a.name.startswith(BUNDLE)]
+    whole = [a for a in release.manifest.artifacts if not a.name.startswith(BUNDLE)]
     layers = {la.digest: None for b in Layout(release).builds for la in b.layers}
-    for name in (
-        *(n for n in names if n.endswith(SUFFIXES)),
-        *(n for n in names if n.endswith(CHART)),
-        *(PUBLISHED.format(hex=Digest.parse(la).hex) for la in layers),
+    for artifact in (
+        *(a for a in whole if a.name.endswith(SUFFIXES)),
+        *(a for a in whole if a.name.endswith(CHART)),
+        *(_blob(release, Digest.parse(la)) for la in layers),
     ):
-        path, artifact = release.file(name), release.artifacts[name]
-        for member in _members(release, artifact, path):
+        for member in _members(release, artifact, release.file(artifact.name)):
             if member.digest == digest:
                 yield _of_member(release, artifact, member)
                 break
@@ -228,9 +227,7 @@ def _of_image(release: Published, image: Image, arch: str, member: str) -> Found
     if not member:
         platform = targets.get(arch)
         digest = Digest.parse(image.platforms[platform] if platform else image.digest)
-        artifact = release.artifacts.get(PUBLISHED.format(hex=digest.hex))
-        if artifact is None:
-            raise SourceError(f"{release.folder}/release.json names image {image.name}, and no file with its {digest}")
+        artifact = _blob(release, digest)
         name = image.references[0] if image.references else image.name
         return Found(release, "image", name, digest, artifact.size, platform, image=image.name)
     if not arch and len(targets) != 1:
@@ -240,13 +237,21 @@ def _of_image(release: Published, image: Image, arch: str, member: str) -> Found
     return _in_image(release, image, targets[arch or next(iter(targets))], member)
 
 
+def _blob(release: Published, digest: Digest) -> Artifact:
+    """The published part of an image that has this digest."""
+    artifact = release.artifacts.get(PUBLISHED.format(hex=digest.hex))
+    if artifact is None or artifact.digest != str(digest):
+        raise SourceError(f"{release.folder}/release.json names no file with {digest}, which an image consists of")
+    return artifact
+
+
 def _in_image(release: Published, image: Image, platform: str, member: str) -> Found:
     """A file in an image: of the uppermost layer that has it."""
     (build,) = (b for b in Layout(release).of(image) if b.platform == platform)
     wanted, names = member.strip("/").removeprefix("./"), []
     for layer in reversed(build.layers):
-        name = PUBLISHED.format(hex=Digest.parse(layer.digest).hex)
-        path, artifact = release.file(name), release.artifacts[name]
+        artifact = _blob(release, Digest.parse(layer.digest))
+        path = release.file(artifact.name)
         for found in _members(release, artifact, path):
             names.append(found.name)
             if found.name == wanted:

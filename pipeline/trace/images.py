@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from pipeline.errors import SourceError
 from pipeline.graph import Action, Ref
 from pipeline.image.layer import BLOB, FACTS
 from pipeline.model import Digest
@@ -13,6 +14,9 @@ from pipeline.trace.find import BLOBS, BUNDLE, CHART, Found
 from pipeline.trace.layout import Build, Layer, Layout
 from pipeline.trace.planned import Planned
 
+SBOMS = "sbom/"
+MAX_SBOM = 64 << 20
+"""Bytes of an SBOM; one of 3,000 files has 1.5 MiB."""
 MAX_LIST = 1 << 20
 """Bytes of a bundle's list of images."""
 Outputs = dict[str, dict[str, Output]]
@@ -33,6 +37,8 @@ def concerned(found: Found, layout: Layout, made: Planned | None) -> list[Build]
         digest = str(Digest(place.rpartition("/")[2]))
         charts = {c.digest for c in layout.charts}
         return _in_chart(found, place, layout) if digest in charts else layout.holders(digest)
+    if place.startswith(SBOMS):
+        return [b for b in layout.builds if sbom_of(b) == place]
     return _in_chart(found, place, layout) if place.endswith(CHART) else []
 
 
@@ -60,6 +66,28 @@ def _in_chart(found: Found, place: str, layout: Layout) -> list[Build]:
 
     digests = {str(p.digest) for p in chart_images(found.release.file(place)).values()}
     return [b for b in layout.builds if b.image.digest in digests]
+
+
+def sbom_of(build: Build) -> str:
+    """Where the SBOM of an image on one platform stands in a release's folder."""
+    return f"{SBOMS}{build.image.name}.linux-{_arch(build.platform)}.spdx.json"
+
+
+def owner_of(found: Found, builds: Iterable[Build]) -> tuple[str, str]:
+    """Name and version of what has a file in an image, as the image's SBOM says; empty if none says it."""
+    for build in builds:
+        artifact = found.release.artifacts.get(sbom_of(build))
+        if artifact is None or artifact.size > MAX_SBOM:
+            continue
+        try:
+            document = json.loads(found.release.file(artifact.name).read_bytes())
+            files = {f["SPDXID"] for f in document["files"] if f["fileName"].removeprefix("./") == found.name}
+            holders = {r["spdxElementId"] for r in document["relationships"] if r["relatedSpdxElement"] in files}
+            named = [p for p in document["packages"] if p["SPDXID"] in holders]
+            return next(((str(p["name"]), str(p["versionInfo"])) for p in named), ("", ""))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise SourceError(f"{found.release.folder}/{artifact.name}: not an SPDX document: {error!r}") from error
+    return "", ""
 
 
 def layer_actions(build: Build, made: Planned | None) -> list[Action]:

@@ -148,15 +148,22 @@ class Layout:
                 yield PackedChart(*named, str(manifest.digest), str(config.digest), str(tgz.digest), tgz.size)
 
     def _manifest(self, digest: str) -> Manifest:
-        place = PUBLISHED.format(hex=Digest.parse(digest).hex)
-        return read_manifest(self._read(place), MANIFEST, f"{self._release.folder}/{place}")
+        place, data = self._blob(digest)
+        return read_manifest(data, MANIFEST, f"{self._release.folder}/{place}")
 
     def _config(self, digest: str) -> _Config:
-        place = PUBLISHED.format(hex=Digest.parse(digest).hex)
+        place, data = self._blob(digest)
         try:
-            return _Config.model_validate_json(self._read(place))
+            return _Config.model_validate_json(data)
         except ValidationError as error:
             raise SourceError(f"{self._release.folder}/{place}: not the configuration of an image") from error
+
+    def _blob(self, digest: str) -> tuple[str, bytes]:
+        """A document that another one names by its digest, and where it stands."""
+        place = PUBLISHED.format(hex=Digest.parse(digest).hex)
+        data = self._read(place)
+        refuse_other(self._release.folder / place, Digest.of_bytes(data), digest)
+        return place, data
 
     def _read(self, place: str) -> bytes:
         """A document that release.json names."""
