@@ -2,22 +2,42 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import ARCHES, BASE, HOST, REAL, REPO, given, inputs, make_context, run_actions, shared_store, small
+from engine import (
+    ARCHES,
+    BASE,
+    HOST,
+    REAL,
+    REPO,
+    digests,
+    given,
+    hello,
+    inputs,
+    make_context,
+    run_actions,
+    shared_store,
+    small,
+)
 from test_base_deb import tar
 
-from pipeline.errors import SourceError
+from pipeline.errors import BuildError, SourceError
 from pipeline.graph import Action
 from pipeline.model import Digest
+from pipeline.release import release
 from pipeline.sbom.actions import release_sbom_action, tarball_sbom_action
-from pipeline.sbom.gather import static_libraries
+from pipeline.sbom.buildinfo import MAGIC, read_build_info
+from pipeline.sbom.gather import linked_modules, static_libraries
 from pipeline.scheduler import Result
 
-PROGRAM = b"\x7fELF"
-TARBALL = {"bin/hello": PROGRAM, "share/rfo/LICENSE.txt": b"text"}
+
+def tarball() -> dict[str, bytes]:
+    """What a node tarball has, more or less."""
+    return {"bin/hello": hello(HOST), "share/rfo/LICENSE.txt": b"text"}
 
 
 def actions(files: dict[str, Any], name: str = "rfo") -> list[Action]:
@@ -25,7 +45,7 @@ def actions(files: dict[str, Any], name: str = "rfo") -> list[Action]:
     (unit,) = small().units
     archive = gzip.compress(tar(files), mtime=0)
     return [
-        given(unit.action("build", HOST), {"hello": PROGRAM}),
+        given(unit.action("build", HOST), {"hello": hello(HOST)}),
         given(f"tarball/{HOST}", {f"{name}.linux-{HOST}.tar.gz": archive}),
         tarball_sbom_action(unit, HOST, inputs(), small().release),
     ]
@@ -39,7 +59,7 @@ def output(result: Result, action: str, name: str) -> dict[str, Any]:
 
 
 def test_a_tarball_is_described_as_an_image_is() -> None:
-    made = actions(TARBALL)
+    made = actions(tarball())
     result = run_actions(shared_store(), made)
     assert not result.failures
     document = output(result, f"sbom/rfo/{HOST}", f"rfo.linux-{HOST}.spdx.json")
@@ -58,15 +78,12 @@ def test_a_tarball_is_described_as_an_image_is() -> None:
 
 @pytest.mark.parametrize(
     ("files", "found"),
-    [
-        (TARBALL | {"bin/hello": b"other"}, str(Digest.of_bytes(b"other")).removeprefix("sha256:")),
-        ({"bin/other": PROGRAM}, "no file"),
-    ],
+    [({"bin/hello": b"other"}, Digest.of_bytes(b"other").hex), ({"bin/other": b"other"}, "no file")],
 )
 def test_a_program_that_the_build_did_not_make_is_an_error(files: dict[str, bytes], found: str) -> None:
     result = run_actions(shared_store(), actions(files))
     (failure,) = result.failures
-    built = Digest.of_bytes(PROGRAM).hex
+    built = Digest.of_bytes(hello(HOST)).hex
     expected = f"expected at bin/hello the hello that hello builds, sha256:{built}; found {found}"
     assert expected in failure.error.reason
     assert f"sbom/rfo/{HOST}" not in result.outputs
@@ -74,15 +91,15 @@ def test_a_program_that_the_build_did_not_make_is_an_error(files: dict[str, byte
 
 def test_the_key_of_a_document_has_all_that_it_says() -> None:
     (unit,) = small().units
-    release = small().release
-    first = tarball_sbom_action(unit, HOST, inputs(), release).parameters
+    defined = small().release
+    first = tarball_sbom_action(unit, HOST, inputs(), defined).parameters
     for other in (
-        tarball_sbom_action(replace(unit, license="MIT"), HOST, inputs(), release),
-        tarball_sbom_action(replace(unit, version="v9"), HOST, inputs(), release),
-        tarball_sbom_action(unit, HOST, inputs(), release.model_copy(update={"version": "v1.0.0+rfor2"})),
+        tarball_sbom_action(replace(unit, license="MIT"), HOST, inputs(), defined),
+        tarball_sbom_action(replace(unit, version="v9"), HOST, inputs(), defined),
+        tarball_sbom_action(unit, HOST, inputs(), defined.model_copy(update={"version": "v1.0.0+rfor2"})),
         tarball_sbom_action(
             replace(unit, build=unit.build.model_copy(update={"cgo": True, "libraries": ("libseccomp",)})),
-            HOST, inputs(), release,
+            HOST, inputs(), defined,
         ),
     ):  # fmt: skip
         assert other.parameters != first
@@ -115,3 +132,42 @@ def test_a_library_that_no_package_has_is_an_error() -> None:
     odd = replace(unit, build=unit.build.model_copy(update={"cgo": True, "libraries": ("libnowhere",)}))
     with pytest.raises(SourceError, match=r"hello: libnowhere\.a: no locked package of base debian-13 has it"):
         static_libraries(odd, HOST, inputs())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda _: b"", "malformed"),
+        (lambda _: b"#!/bin/sh\n", "not an ELF file"),
+        (lambda d: d.replace(b".go.buildinfo", b".no.buildinfo"), "is no Go program"),
+        (lambda d: d.replace(MAGIC, b"x" * len(MAGIC)), "unknown form"),
+        (lambda d: d.replace(MAGIC + b"\x08\x02", MAGIC + b"\x08\x00"), "unknown form"),
+        (lambda d: header(d, b"\xff" * 9), "cut off or too long"),
+        (lambda d: header(d, b"\x03\xff\xff\xff"), "malformed"),
+    ],
+)
+def test_malformed_build_information_is_an_error(tmp_path: Path, spoil: Callable[[bytes], bytes], match: str) -> None:
+    (tmp_path / "x").write_bytes(spoil(hello(HOST)))
+    with pytest.raises(SourceError, match=match):
+        read_build_info(tmp_path / "x", "x")
+
+
+def header(data: bytes, after: bytes) -> bytes:
+    """A program with other bytes after the header of its build information."""
+    at = data.index(MAGIC + b"\x08\x02") + 32
+    return data[:at] + after + data[at + len(after) :]
+
+
+def test_a_program_that_holds_what_the_lock_does_not_have_is_an_error(tmp_path: Path) -> None:
+    (unit,) = small().units
+    (tmp_path / "hello").write_bytes(hello(HOST))
+    assert linked_modules(unit, {"bin/hello": tmp_path / "hello"}, inputs()) == []
+    with pytest.raises(BuildError, match=r"bin/hello: built with go1\.20\.14; the release says go1\.19"):
+        linked_modules(replace(unit, go="1.19"), {"bin/hello": tmp_path / "hello"}, inputs())
+    context = make_context(REPO, version=REAL, base=BASE, components=("coredns",), arches=(HOST,))
+    release(context)
+    (real,) = context.units
+    made = shared_store().use(Digest.parse(digests(context)[f"build/coredns/{HOST}:coredns"]))
+    assert made is not None
+    with pytest.raises(BuildError, match=r"x: holds [a-z./A-Z0-9-]+ v\S+ h1:\S+, which the lock does not have"):
+        linked_modules(replace(real, name="nothing"), {"x": made}, context.inputs[HOST])

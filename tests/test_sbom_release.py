@@ -387,5 +387,5 @@ def kinds_of(package: dict[str, Any], document: dict[str, Any]) -> set[str]:
 
 
 def is_source(package: dict[str, Any], document: dict[str, Any]) -> bool:
-    """Whether a package is what a component is made from, and nothing else."""
-    return kinds_of(package, document) == {"GENERATED_FROM"}
+    """Whether a package is what a component is made from."""
+    return "GENERATED_FROM" in kinds_of(package, document)

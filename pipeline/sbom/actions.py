@@ -24,8 +24,9 @@ from pipeline.units import Unit
 
 FOLDER, RELEASE = "sbom", "release.spdx.json"
 CODE = (
-    "sbom", "sbom/licences.yaml", "base/archives.py", "base/deb.py", "base/rpmfile.py", "extract.py", "pack/notices.py",
-)  # fmt: skip
+    *("sbom", "sbom/licences.yaml", "build/check.py", "build/elf.py", "pack/notices.py"),
+    *("base/archives.py", "base/deb.py", "base/rpmfile.py", "extract.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ def sbom_action(contents: Contents, subject: Ref, layers: Sequence[Ref], inputs:
         digest = Digest.of_file(work.inputs["subject"])
         of = of_image if contents.repository else of_archive
         name, version = contents.repository or contents.name, contents.tag or contents.version
-        components = [
-            component(unit, contents.arch, [p.path for p in contents.programs if p.unit.name == name], inputs, release)
-            for name, unit in sorted(units.items())
-        ]
+        components = []
+        for unit in (units[name] for name in sorted(units)):
+            own = {p.path: work.inputs[f"program {p.path}"] for p in contents.programs if p.unit.name == unit.name}
+            components.append(component(unit, contents.arch, own, inputs, release))
         described = Subject(
             name=f"{contents.name}.linux-{contents.arch}",
             version=contents.version,
@@ -100,7 +101,7 @@ def sbom_action(contents: Contents, subject: Ref, layers: Sequence[Ref], inputs:
             "code": str(code_digest(*CODE)),
             "contents": contents.facts,
             "release": _release_parameters(release),
-            "base": [inputs.roots.base.name, inputs.roots.base.family],
+            "base": [inputs.roots.base.name, inputs.roots.base.family, inputs.roots.base.origin],
             "sources": {name: _unit_parameters(unit, inputs) for name, unit in units.items()},
             "linked": {name: _linked(unit, contents.arch, inputs) for name, unit in units.items()},
         },
@@ -162,9 +163,7 @@ def release_sbom_action(
 
     def run(work: Work) -> None:
         texts = {name: path.read_bytes() for name, path in work.inputs.items()}
-        components = [
-            component(u, next(a for a in u.arches if a in inputs), [], anyone, release, linked=False) for u in made
-        ]
+        components = [component(u, next(a for a in u.arches if a in inputs), {}, anyone, release) for u in made]
         data = describe_release(facts, components, locks, deviations(release, None), texts)
         (work.out / RELEASE).write_bytes(data)
 

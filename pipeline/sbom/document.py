@@ -20,7 +20,6 @@ NAMESPACE = "https://rfolabs.github.io/rfo/spdx"
 SUPPLIER = "Organization: rfolabs"
 ROOT = "SPDXRef-Root"
 """The package that a document is about; documents of a release refer to each other's."""
-LINKED = "Modules are those that the lock has for what is compiled together; a program of several may use fewer."
 H1 = "go-h1"
 """Type of the reference that holds a module's hash: it is over a list of file digests (golang.org/x/mod/sumdb/dirhash),
 so that no file has it and SPDX has no algorithm for it."""
@@ -32,7 +31,6 @@ class Document:
     def __init__(self, name: str, release: ReleaseFacts) -> None:
         self.name = name
         self.release = release
-        self.comment = ""
         self.references: list[dict[str, Any]] = []
         self._elements: dict[str, dict[str, dict[str, Any]]] = {"packages": {}, "files": {}}
         self._relationships: set[tuple[str, str, str]] = set()
@@ -105,7 +103,6 @@ class Document:
                 "created": self.release.date,
                 "creators": [f"Tool: {self.release.tool}", SUPPLIER],
             },
-            **({"comment": self.comment} if self.comment else {}),
             **({"externalDocumentRefs": self.references} if self.references else {}),
             **elements,
             **({"hasExtractedLicensingInfos": texts} if texts else {}),
@@ -120,7 +117,6 @@ class Document:
 def describe(subject: Subject, release: ReleaseFacts) -> bytes:
     """The document of an image or archive."""
     document = Document(subject.name, release)
-    document.comment = " ".join(c for c in (subject.comment, LINKED if subject.components else "") if c)
     document.package(
         ROOT,
         name=subject.name,

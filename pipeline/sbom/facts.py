@@ -119,5 +119,4 @@ class Subject:
     packages: tuple[SystemPackage, ...] = ()
     components: tuple[Component, ...] = ()
     base: str = ""
-    comment: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)

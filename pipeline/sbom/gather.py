@@ -1,20 +1,21 @@
 """Find what is linked into a program: from the lock, the verified module trees and the base's packages. Reads files.
 
-A lock says for each unit which modules it compiles. Go's build information in a binary may name fewer of them where
-a unit has several programs; the check of each binary shows that it never names another one.
+A lock says which modules are compiled for a unit, a Go program which of them it holds: a unit of many programs compiles
+more than each needs. A program that names anything that the lock does not have is an error.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from pipeline.definitions import Release
-from pipeline.errors import SourceError
+from pipeline.errors import BuildError, SourceError
 from pipeline.inputs import Inputs
 from pipeline.lock import Snapshot
 from pipeline.model import Digest, Module, platform
 from pipeline.pack.notices import licence_files, read_terms
+from pipeline.sbom.buildinfo import read_build_info
 from pipeline.sbom.facts import Component, GoModule, Origin, SystemPackage, Toolchain
 from pipeline.sbom.licences import Licence, combine, identify
 from pipeline.sbom.packages import system_packages
@@ -25,10 +26,11 @@ _LICENCE_NAMES = re.compile(r"(licen[cs]e|copying)([._-](?!.*\.(go|csv)$).*)?", 
 """Of the files that hold a module's terms, those with a licence: notices and patent grants come on top of one."""
 
 
-def component(
-    unit: Unit, arch: str, paths: Sequence[str], inputs: Inputs, release: Release, *, linked: bool = True
-) -> Component:
-    """A unit whose programs for `arch` stand at `paths`, with all that is `linked` into them. Raises SourceError."""
+def component(unit: Unit, arch: str, programs: Mapping[str, Path], inputs: Inputs, release: Release) -> Component:
+    """A unit with all that is linked into `programs`, which it builds for `arch`: path in the image to the file.
+
+    Raises SourceError, and BuildError for a program that holds what the lock does not have.
+    """
     inputs.ensure(unit)
     lock = inputs.locked.lock
     is_go = unit.build.compiler == "go"
@@ -40,12 +42,30 @@ def component(
         version=unit.version,
         licence=unit.license,
         source=go_module(main.module, inputs) if main else _snapshot(unit, inputs),
-        modules=tuple(go_module(m, inputs) for m in lock.modules_of(unit.name)) if is_go and linked else (),
+        modules=tuple(go_module(m, inputs) for m in linked_modules(unit, programs, inputs)) if is_go else (),
         toolchain=Toolchain(toolchain.version, go_module(toolchain.module, inputs)) if toolchain else None,
-        libraries=tuple(static_libraries(unit, arch, inputs)) if unit.build.uses_cgo(arch) and linked else (),
-        programs=tuple(sorted(paths)),
+        libraries=tuple(static_libraries(unit, arch, inputs)) if unit.build.uses_cgo(arch) and programs else (),
+        programs=tuple(sorted(programs)),
         deviations=deviations(release, unit.component),
     )
+
+
+def linked_modules(unit: Unit, programs: Mapping[str, Path], inputs: Inputs) -> list[Module]:
+    """The locked modules that Go programs of `unit` hold. Raises BuildError for one that holds another, SourceError."""
+    locked = {(m.path, m.version): m for m in inputs.locked.lock.modules_of(unit.name)}
+    found = set()
+    for name, file in programs.items():
+        version, modules = read_build_info(file, name)
+        if version != f"go{unit.go}":
+            raise BuildError(f"{name}: built with {version}; the release says go{unit.go}")
+        for path, module_version, total in modules:
+            if path.startswith(("./", "../")) and unit.source.go is None:
+                continue  # a folder of the source itself
+            module = locked.get((path, module_version))
+            if module is None or module.sum != total:
+                raise BuildError(f"{name}: holds {path} {module_version} {total}, which the lock does not have")
+            found.add(module)
+    return sorted(found)
 
 
 def deviations(release: Release, name: str | None) -> tuple[str, ...]:
@@ -78,11 +98,10 @@ def static_libraries(unit: Unit, arch: str, inputs: Inputs) -> list[SystemPackag
     runtime = [re.compile(rf"usr/lib/gcc[^/]*/{platform(arch).rpm_arch}-[^/]+/[^/]+/libgcc\.a")]
     found: dict[Digest, SystemPackage] = {}
     for role, patterns in (("sysroot", system), ("builder", runtime)):
-        packages = system_packages(inputs.roots.find(role, arch).packages, inputs, terms=False)
+        locked = inputs.roots.find(role, arch).packages
+        packages = system_packages(locked, inputs, terms=False)
         owners = {p.pin for pattern in patterns for p in _owners(packages, pattern, unit, inputs)}
-        sources = {p.source for p in packages if p.pin in owners}  # what shares a source may hold the others' terms
-        relatives = [p.pin for p in packages if p.source in sources]
-        found |= {p.pin.digest: p for p in system_packages(relatives, inputs) if p.pin in owners}
+        found |= {p.pin.digest: p for p in system_packages(sorted(owners), inputs, others=locked)}
     return sorted(found.values(), key=lambda p: p.pin)
 
 

@@ -59,13 +59,16 @@ class _Said:
     """deb: folder that is a link, to the folder it leads to."""
 
 
-def system_packages(packages: Sequence[Package], inputs: Inputs, *, terms: bool = True) -> list[SystemPackage]:
+def system_packages(
+    packages: Sequence[Package], inputs: Inputs, *, others: Sequence[Package] = (), terms: bool = True
+) -> list[SystemPackage]:
     """What the files of locked `packages` say, fetched if need be; see `read_packages`."""
-    inputs.roots.fetch(packages)
+    inputs.roots.fetch([*packages, *others])
     files = [(p, inputs.roots.file(p)) for p in packages]
+    more = {p.name: inputs.roots.file(p) for p in others}
     base = inputs.roots.base
     vendor = base.origin if base.family == "deb" else base.name.partition("-")[0]
-    return read_packages(files, base.family, base.name, vendor, inputs.store, terms=terms)
+    return read_packages(files, base.family, base.name, vendor, inputs.store, others=more, terms=terms)
 
 
 def read_packages(
@@ -75,16 +78,19 @@ def read_packages(
     vendor: str,
     store: Store,
     *,
+    others: Mapping[str, Path] | None = None,
     terms: bool = True,
 ) -> list[SystemPackage]:
     """What package files say, in their order; licences only with `terms`. `vendor` supplies those that name nobody.
 
-    Packages that share their terms with another one find it among `packages`. Raises SourceError for a malformed one,
-    one that is not what its pin says, and one whose fields hold control characters.
+    Packages that share their terms with another one find it among `packages` and, by name, among `others`. Raises
+    SourceError for a malformed one, one that is not what its pin says, and one whose fields hold control characters.
     """
     said = [_read(family, package, path, store, terms=terms) for package, path in packages]
     texts = {folder: text for s in said for folder, text in s.terms.items()}
     links = {folder: target for s in said for folder, target in s.shared.items()}
+    for name in sorted({t for t in links.values() if t not in texts} & set(others or {})):
+        texts |= _documents((others or {})[name], f"package {name}", store)[0]
     return [
         SystemPackage(
             pin=package,
