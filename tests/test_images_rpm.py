@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from engine import ARCHES, HOST, SMALL, fails, output, run_process, second_store
 from rpm_base import NAME, OS_RELEASE, certificates, definition, p11_kit, repository, rpm_checkout, rpm_context
 from test_images import (
@@ -133,6 +134,27 @@ def test_a_scanner_finds_the_packages_of_all_layers_with_licences(published: Con
     }
     assert {a["licenses"][0]["value"] for a in found.values()} == {"GPLv2+ and MIT"}
     assert "pkg:rpm/openEuler/iptables-nft@1.0-1.oe2403sp1?arch=riscv64" in found["iptables-nft"]["purl"]
+
+
+def test_a_bundle_is_what_others_take_for_an_image(published: Context, tmp_path: Path) -> None:
+    for arch in ARCHES:
+        plain = tmp_path / f"{arch}.tar"
+        with zstd.open(published.dist / f"rfo-images-more.linux-{arch}.tar.zst") as packed, plain.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        done = subprocess.run(
+            [tool("crane"), "validate", "--tarball", plain], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 and "PASS" in done.stdout + done.stderr, done.stderr
+        (entry,) = json.loads(content(plain, "manifest.json"))
+        assert json.loads(content(plain, entry["Config"]))["architecture"] == arch
+        assert [Path(name).name for name in entry["Layers"]] == [p.name for p in layers(published, "tools", arch)]
+
+
+def test_labels_name_the_base(published: Context) -> None:
+    manifest, config = image(published, "plain", "riscv64")
+    labels = config["config"]["Labels"]
+    assert labels["org.opencontainers.image.base.name"] == NAME
+    assert labels["org.opencontainers.image.base.digest"] == manifest["layers"][0]["digest"]
 
 
 def test_scripts_dependencies_are_not_in_the_lock(published: Context) -> None:
