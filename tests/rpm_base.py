@@ -5,6 +5,7 @@ packages, in packages that are called as openEuler calls them; their paths stay 
 It is built once and kept beside the tests' store, by a digest over everything that goes in.
 """
 
+import atexit
 import fcntl
 import json
 import os
@@ -225,8 +226,6 @@ def unpacked(package: Package, purpose: str) -> Path:
 
 @cache
 def _scratch() -> Path:
-    import atexit
-
     folder = Path(tempfile.mkdtemp(prefix="rfo-test-rpm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

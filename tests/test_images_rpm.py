@@ -197,6 +197,7 @@ def pem(text: str) -> list[str]:
         (("-----BEGIN PUBLIC KEY-----\n", ""), "does not name a public key"),
         (("-----BEGIN CERTIFICATE-----\n", "-----BEGIN CERTIFICATE-----\n?"), "not a PEM block"),
         (("trusted: true", "trusted: false"), "no package has CA certificates at usr/share/pki"),
+        (("# This", "#" * (16 << 20) + "\n# This"), "more than 16777216 bytes of certificates"),
     ],
 )
 def test_a_bundle_that_cannot_be_understood_is_refused(change: tuple[str, str], message: str, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def _member(tree: Path, path: str, status: os.stat_result) -> Member:
 def certificate_bundle(recipe: LayerRecipe, tree: Path) -> dict[str, bytes]:
     """The bundle of the CA certificates that the layer's packages ship, at its path; empty if it wants none.
 
-    Sorted by file, as `update-ca-certificates` writes it. Raises DefinitionError if there is none.
+    Sorted by file, as `update-ca-certificates` writes it. Raises DefinitionError if there is none, SourceError for a
+    file that cannot be understood.
     """
     if recipe.bundle is None:
         return {}
@@ -106,7 +107,10 @@ def certificate_bundle(recipe: LayerRecipe, tree: Path) -> dict[str, bytes]:
 def _certificates(file: Path) -> Iterable[str]:
     """The PEM certificates (RFC 7468) in a file; of p11-kit's format those that servers may be authenticated with."""
     with file.open("rb") as opened:
-        text = opened.read(MAX_CERTIFICATES).decode("utf-8", "replace").replace("\r\n", "\n")
+        data = opened.read(MAX_CERTIFICATES + 1)
+    if len(data) > MAX_CERTIFICATES:
+        raise SourceError(f"{file.name}: more than {MAX_CERTIFICATES} bytes of certificates")
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
     _, *objects = re.split(_OBJECT, text)
     return _anchors(objects, file.name) if objects else (_closed(m[0]) for m in _CERTIFICATE.finditer(text))
 
