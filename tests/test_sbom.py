@@ -349,6 +349,13 @@ def test_a_layer_that_is_none_is_refused(tmp_path: Path, data: bytes) -> None:
         read_files([tmp_path / "layer"], "image x")
 
 
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "layer", "w", errors="surrogateescape") as archive:
+        archive.addfile(tarfile.TarInfo("na\udcffe"))
+    with pytest.raises(SourceError, match=r"^x: layer is not a readable tar archive"):
+        read_files([tmp_path / "layer"], "x")
+
+
 def test_a_layer_that_leaves_its_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "layer").write_bytes(tar({"../etc/passwd": b"x"}))
     with pytest.raises(PipelineError, match="leaves its root"):
@@ -460,6 +467,16 @@ def test_files_belong_to_the_package_that_lists_them_else_to_the_image() -> None
     analyzed = {p["name"]: p["filesAnalyzed"] for p in found["packages"]}
     assert (analyzed["libx"], analyzed["empty"]) == (True, False)
     assert [f["fileName"] for f in found["files"] if f.get("fileTypes") == ["BINARY"]] == ["./usr/bin/a", "./usr/bin/c"]
+
+
+def test_a_package_that_is_installed_and_linked_keeps_its_files() -> None:
+    both = system_package("libx", "lib/libx.so")
+    linked = tuple(replace(c, libraries=(both,)) for c in components())
+    found = document(components=linked)
+    (package,) = [p for p in found["packages"] if p["name"] == "libx"]
+    assert package["filesAnalyzed"]
+    kinds = {r["relationshipType"] for r in found["relationships"] if r["relatedSpdxElement"] == package["SPDXID"]}
+    assert kinds == {"CONTAINS", "STATIC_LINK"}
 
 
 def test_what_differs_only_in_case_or_punctuation_stays_apart() -> None:

@@ -37,7 +37,7 @@ class Document:
         self._texts: dict[str, str] = {}
 
     def package(self, identifier: str, **fields: Any) -> str:
-        """Add a package; licence and copyright say that nothing is asserted where `fields` do not say more."""
+        """Add a package, once; licence and copyright say that nothing is asserted where `fields` do not say more."""
         known: dict[str, Any] = {
             "licenseConcluded": NOASSERTION,
             "licenseDeclared": NOASSERTION,
@@ -49,7 +49,7 @@ class Document:
             fields["licenseComments"] = licence.comment
             self._texts |= licence.texts
         given = {k: v for k, v in fields.items() if v not in ("", None, [], ())}
-        self._elements["packages"][identifier] = {"SPDXID": identifier, **known, **given}
+        self._elements["packages"].setdefault(identifier, {"SPDXID": identifier, **known, **given})
         return identifier
 
     def file(self, file: File, *, program: bool = False) -> str:

@@ -35,6 +35,7 @@ def _members(path: Path, what: str) -> Iterator[File]:
             if count >= MAX_MEMBERS:
                 raise SourceError(f"{what}: more than {MAX_MEMBERS} members")
             name = RootedPath.parse(member.name).relative
+            name.encode()  # JSON has no place for a name that is not UTF-8
             if member.islnk() and (target := hashed.get(RootedPath.parse(member.linkname).relative)):
                 hashed[name] = File(name, target.sha1, target.sha256, target.size)
             elif member.isreg() and (content := tar.extractfile(member)):
