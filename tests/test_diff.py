@@ -82,7 +82,8 @@ def test_changes_are_found_by_name() -> None:
 def test_a_release_does_not_differ_from_itself(checkout: Checkout, two: tuple[Path, Path]) -> None:
     found = diff(checkout, two[1], VERSION, look_inside=True)
     assert set(found.sections) == {
-        "release", "components", "toolchains", "modules", "packages", "deviations", "binaries", "artifacts",
+        "release", "components", "toolchains", "modules", "packages", "deviations", "binaries", "images", "charts",
+        "bundles", "artifacts",
     }  # fmt: skip
     assert all(not c.added and not c.removed and not c.changed for c in found.sections.values())
     assert found.sections["binaries"].same == 2

@@ -288,7 +288,8 @@ def test_a_blob_that_is_another_than_images_name_is_refused(checkout: Path) -> N
         if artifact["digest"] == digest:
             artifact |= {"digest": other, "size": len(content)}
     (checkout / DIST / "release.json").write_text(json.dumps(data))
-    assert f"expected {digest}" in fails(lambda: explain("plain@amd64", checkout)).reason
+    assert f"expected {digest}" in fails(lambda: explain("hello@amd64", checkout)).reason
+    assert f"names no file with {digest}" in fails(lambda: explain("plain@amd64", checkout)).reason
 
 
 def test_foreign_names_of_images_cannot_steer_a_terminal(checkout: Path) -> None:

@@ -9,6 +9,8 @@ from pipeline.model import PLATFORMS
 from pipeline.report.progress import Progress, size
 from pipeline.trace.diff import Changes, ReleaseDiff, to_json
 
+FILES = ("binaries", "images", "charts", "bundles", "artifacts")
+"""Kinds of facts that are bytes."""
 MOST = 40
 """Lines of one kind for people; `--json` has all."""
 HIDDEN = {"components": ("sum", "source"), "modules": ("sums",), "packages": ("digest",)}
@@ -32,6 +34,11 @@ def say_diff(diff: ReleaseDiff, *, as_json: bool) -> None:
             out.say(printable(f"  {sign} {subject:<{width}}  {detail}".rstrip()))
         if len(lines) > MOST:
             out.say(f"    … and {len(lines) - MOST} more; --json prints all")
+    if again := diff.again:
+        out.step(
+            f"shipped again: {again.files} of {again.all_files} files are in both, by digest: "
+            f"{size(again.size)} of {size(again.all_size)}"
+        )
     if diff.files is not None:
         out.step(f"bytes: {len(diff.files)} files of both releases differ")
         for found in diff.files.values():
@@ -48,7 +55,7 @@ def _count(section: str, changes: Changes) -> str:
 
 
 def _equal(section: str) -> str:
-    return "identical" if section in ("binaries", "artifacts") else "the same"
+    return "identical" if section in FILES else "the same"
 
 
 def _lines(section: str, changes: Changes) -> list[tuple[str, str, str]]:
@@ -70,14 +77,46 @@ def _lines(section: str, changes: Changes) -> list[tuple[str, str, str]]:
 
 
 def _changed(section: str, fields: dict[str, tuple[Any, Any]]) -> str:
-    if "digest" in fields and section in ("binaries", "artifacts"):
+    if section == "images":
+        return _changed_image(fields)
+    if "digest" in fields and section in ("binaries", "bundles", "artifacts"):
         return _grown(*fields["size"]) if "size" in fields else "other bytes, same size"
+    if section == "charts":
+        versions = fields.get("version")
+        return f"{versions[0]} -> {versions[1]}" if versions else "other content, same version"
     hidden = HIDDEN.get(section, ())
     told = {f: v for f, v in fields.items() if f not in hidden} or fields
     return "; ".join(
         ("" if f in ("value", "version", "versions") else f"{f} ") + f"{_show(old)} -> {_show(new)}"
         for f, (old, new) in told.items()
     )
+
+
+def _changed_image(fields: dict[str, tuple[Any, Any]]) -> str:
+    """Which layers and packages of an image changed."""
+    told = []
+    if names := fields.get("references"):
+        old, new = (sorted({str(r).rpartition(":")[2] for r in side}) for side in names)
+        told.append(f"{', '.join(old)} -> {', '.join(new)}")
+    if "digest" in fields:
+        layers = [f"{sign}{name}" for sign, name, _, _ in _entries(*fields.get("layers", ({}, {})))]
+        told.append(f"layers {', '.join(layers)}" if layers else "only its configuration")
+    if packages := fields.get("packages"):
+        told.append(f"packages {', '.join(_step(*entry) for entry in _entries(*packages))}")
+    told += [_grown(*sizes)] if (sizes := fields.get("size")) else []
+    return "; ".join(told)
+
+
+def _entries(old: dict[str, str], new: dict[str, str]) -> list[tuple[str, str, str, str]]:
+    """Sign, name and both values of each entry that differs."""
+    names = [n for n in {**old, **new} if old.get(n) != new.get(n)]
+    return [
+        ("" if n in old and n in new else "+" if n in new else "-", n, old.get(n, ""), new.get(n, "")) for n in names
+    ]
+
+
+def _step(sign: str, name: str, old: str, new: str) -> str:
+    return f"{sign}{name} {old or new}" if sign else f"{name} {old} -> {new}"
 
 
 def _grown(old: int, new: int) -> str:

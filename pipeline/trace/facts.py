@@ -12,10 +12,13 @@ from typing import Any
 from pipeline.definitions import Definitions, Release
 from pipeline.errors import DefinitionError, UsageError
 from pipeline.graph import canonical
+from pipeline.image.names import images_of
 from pipeline.lock import BaseLock, SourcesLock, read_lock
 from pipeline.locking import Overlay, lock_folder
 from pipeline.model import Digest, ReleaseVersion, platform
 from pipeline.publish.published import Manifest, Published, Source, read_published
+from pipeline.trace.find import BLOBS, BUNDLE
+from pipeline.trace.layout import Build, Layout
 from pipeline.units import Unit, lock_subject, units_of
 
 Facts = dict[str, dict[str, Any]]
@@ -79,15 +82,49 @@ def published_side(release: Published, definitions: Definitions) -> Side:
     )
     bases = sorted(set(manifest.bases.values()))
     side.sections["packages"] = {}
+    locks = {}
     for base in bases:
         path = release.file(f"{base}.lock")
-        side.sections["packages"] |= _packages(BaseLock.parse(read_lock(path) or "", str(path)))
+        locks[base] = BaseLock.parse(read_lock(path) or "", str(path))
+        side.sections["packages"] |= _packages(locks[base])
     side.sections["deviations"] = _deviations((d.component, d.what, d.why) for d in manifest.deviations)
     side.sections["binaries"] = {
         f"{b.component}/{b.name} {b.platform}": {"digest": b.digest, "size": b.size} for b in manifest.binaries
     }
-    side.sections["artifacts"] = {a.name: {"digest": a.digest, "size": a.size} for a in manifest.artifacts}
+    _add_shipped(side, release, {p: locks[b] for p, b in manifest.bases.items()})
     return side
+
+
+def _add_shipped(side: Side, release: Published, locks: Mapping[str, BaseLock]) -> None:
+    """Images by name and platform, charts by name, bundles and other files by where they stand."""
+    layout = Layout(release)
+    sizes = {a.name: {"digest": a.digest, "size": a.size} for a in release.manifest.artifacts}
+    charts = {c.digest for c in layout.charts}
+    side.sections["images"] = {f"{b.image.name} {b.platform}": _image(b, locks.get(b.platform)) for b in layout.builds}
+    side.sections["charts"] = {
+        c.name: {"version": c.version, "digest": c.digest, "size": c.size} for c in layout.charts
+    }
+    bundles = {n: facts for n, facts in sizes.items() if n.startswith(BUNDLE) and n.endswith(".tar.zst")}
+    side.sections["bundles"] = bundles
+    side.sections["artifacts"] = {
+        n: facts
+        for n, facts in sizes.items()
+        if not n.startswith(BLOBS) and n not in bundles and facts["digest"] not in charts
+    }
+
+
+def _image(build: Build, lock: BaseLock | None) -> dict[str, Any]:
+    """An image on one platform: its layers by the step that makes each, and the packages of those that the base has."""
+    arch = build.platform.removeprefix("linux/")
+    steps = {layer.step for layer in build.layers}
+    packages = {p.name: p.version for p in (lock.packages if lock else ()) if p.root in steps and p.arch == arch}
+    return {
+        "references": build.image.references,
+        "digest": build.manifest,
+        "size": build.size,
+        "layers": {la.step or f"number {n}": la.digest for n, la in enumerate(build.layers, 1)},
+        "packages": packages,
+    }
 
 
 def defined_side(release: Release, definitions: Definitions, base: str, name: str) -> Side:
@@ -117,6 +154,13 @@ def defined_side(release: Release, definitions: Definitions, base: str, name: st
         side.notes.append(f"{name}: {why} ({hint}): no modules")
     _add_packages(side, folder, sorted(set(bases.values())))
     side.sections["deviations"] = _deviations((d.component, d.what, d.why) for d in release.deviations)
+    marker = base if base and any(own != base for own in release.bases.values()) else None
+    side.sections["images"] = {
+        f"{image.name} {target}": {"references": [str(r) for r in image.references]}
+        for image in images_of(release, definitions, marker)
+        for target in bases
+    }
+    side.sections["charts"] = {chart: {} for chart in sorted(release.charts)}
     return side
 
 
