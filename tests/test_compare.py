@@ -20,10 +20,11 @@ import pytest
 from backports.zstd import compress as zstd
 
 from pipeline.compare import explainer as explain_module
+from pipeline.compare import layouts
 from pipeline.compare.compare import LIMIT, compare, compare_folders
 from pipeline.compare.difference import Difference
 from pipeline.errors import SourceError
-from pipeline.model import RootedPath
+from pipeline.model import Digest, RootedPath
 from pipeline.pack.tar import Entry, write_tar
 from pipeline.process import find_program, run
 
@@ -174,6 +175,116 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         for pair in ((tmp_path / name, tmp_path / "file"), (tmp_path / "file", tmp_path / name)):
             with pytest.raises(SourceError, match="cannot be compared"):
                 compare(*pair, "x")
+
+
+# --- layouts of images
+
+
+def descriptor(blobs: dict[str, bytes], data: bytes, **more: Any) -> dict[str, Any]:
+    """Put a blob into a layout."""
+    digest = Digest.of_bytes(data)
+    blobs[f"blobs/sha256/{digest.hex}"] = data
+    return {"mediaType": "x", "digest": str(digest), "size": len(data), **more}
+
+
+def layout(
+    tmp_path: Path, images: dict[str, list[bytes]], *, user: str = "0", more: dict[str, bytes] | None = None
+) -> bytes:
+    """An archive with an image of these layers under each name."""
+    files: dict[str, bytes] = {}
+    entries = []
+    for name, layers in images.items():
+        config = descriptor(files, json.dumps({"config": {"User": user}}).encode())
+        manifest = {"config": config, "layers": [descriptor(files, layer) for layer in layers]}
+        platform = {"os": "linux", "architecture": "amd64"}
+        index = {"manifests": [descriptor(files, json.dumps(manifest).encode(), platform=platform)]}
+        about = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]}
+        entries.append(descriptor(files, json.dumps(index).encode(), annotations=about))
+    files["index.json"] = json.dumps({"manifests": entries}).encode()
+    return ustar(tmp_path, files | {"oci-layout": b"{}"} | (more or {}))
+
+
+def layer(tmp_path: Path, text: bytes) -> bytes:
+    return packed(ustar(tmp_path, {"etc/motd": text}))
+
+
+def test_blobs_of_layouts_pair_by_image_platform_and_place(tmp_path: Path) -> None:
+    same = layer(tmp_path, b"base\n")
+    old = layout(tmp_path, {"docker.io/a/one:v1": [same, layer(tmp_path, b"1\n")], "docker.io/a/two:v1": [same]})
+    new = layout(tmp_path, {"docker.io/a/one:v2": [same, layer(tmp_path, b"2\n")], "docker.io/a/two:v1": [same]})
+    found = differences(tmp_path, zstd(old), zstd(new), "rfo-images.linux-amd64.tar.zst")
+    inside = "rfo-images.linux-amd64.tar"
+    assert (found[0].member, found[0].section, found[0].expected) == (
+        (inside, "docker.io/a/one linux/amd64 layer 2", "uncompressed", "etc/motd"), "line 1", r"'1\n'",
+    )  # fmt: skip
+    assert list(dict.fromkeys(d.member[1] for d in found)) == [
+        "docker.io/a/one linux/amd64 layer 2",
+        "docker.io/a/one linux/amd64 manifest",
+        "docker.io/a/one index",
+        "index.json",
+    ]
+    assert found[1].section == "/layers/1/digest"
+
+
+def test_a_configuration_and_an_image_that_is_gone_are_named(tmp_path: Path) -> None:
+    images = {"docker.io/a/one:v1": [layer(tmp_path, b"1")], "docker.io/a/two:v1": [layer(tmp_path, b"2")]}
+    found = differences(tmp_path, layout(tmp_path, images), layout(tmp_path, images, user="1"))
+    assert (found[0].member, found[0].section) == (("docker.io/a/one linux/amd64 config",), "/config/User")
+    gone = differences(tmp_path, layout(tmp_path, images), layout(tmp_path, dict([*images.items()][:1])))
+    assert sum(d.found == "missing" and d.member[-1].startswith("blobs/") for d in gone) == 3
+
+
+def test_equal_blobs_in_another_order_or_with_other_headers_are_found(tmp_path: Path) -> None:
+    images = {"docker.io/a/one:v1": [layer(tmp_path, b"1")]}
+    plain = layout(tmp_path, images)
+    with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+        members = [(m, tar.extractfile(m).read() if m.isreg() else b"") for m in tar]  # type: ignore[union-attr]
+    for change in ("order", "mode"):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for member, data in reversed(members) if change == "order" else members:
+                member.mode = 0o600 if change == "mode" else member.mode
+                tar.addfile(member, io.BytesIO(data))
+        (found, *_) = differences(tmp_path, plain, buffer.getvalue())
+        assert found.section == "order of members" if change == "order" else found.section.startswith("mode of ")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        b"", b"[]", b"{", b"[" * 100_000, b'{"manifests": 7}', b'{"manifests": [7, {}, {"annotations": 7}]}',
+        b'{"manifests": [{"digest": 7, "annotations": {"io.containerd.image.name": 7}}]}',
+        b'{"manifests": [{"digest": "sha256:../../x", "annotations": {"io.containerd.image.name": "x"}}]}',
+    ],
+)  # fmt: skip
+def test_a_malformed_layout_is_compared_by_names(tmp_path: Path, index: bytes) -> None:
+    sides = [ustar(tmp_path, {"oci-layout": b"{}", "index.json": index, "blobs/sha256/x": b}) for b in (b"1", b"2")]
+    found = only(tmp_path, *sides)
+    assert found.member == ("blobs/sha256/x",)
+
+
+def test_a_layout_that_names_itself_without_end_costs_little(tmp_path: Path) -> None:
+    sides = []
+    for text in (b"1", b"2"):
+        files: dict[str, bytes] = {}
+        leaf = descriptor(files, text)
+        manifest = descriptor(files, json.dumps({"config": leaf, "layers": [leaf] * 10_000}).encode())
+        index = descriptor(files, json.dumps({"manifests": [manifest] * 10_000}).encode())
+        entries = [{**index, "annotations": {"io.containerd.image.name": f"a/{n}"}} for n in range(10_000)]
+        files["index.json"] = json.dumps({"manifests": entries}).encode()
+        sides.append(ustar(tmp_path, files | {"oci-layout": b"{}"}))
+    read = 0
+    loads = json.loads
+
+    def count(data: bytes) -> Any:
+        nonlocal read
+        read += len(data)
+        return loads(data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json, "loads", count)
+        assert differences(tmp_path, sides[0], sides[1])
+    assert 0 < read < 6 * layouts.MAX_DOCUMENTS
 
 
 # --- archives

@@ -72,7 +72,7 @@ _TAR = Layout(
         "group": (297, 329, show_text),
         "device": (329, 345, show_text),
     },
-    derived=((148, 156),),
+    derived=((0, 100), (148, 156), (345, 500)),  # names, by which members pair, and the checksum
 )
 _EXTENSIONS = b"xgLK"
 """Members that say more about the next one: pax, pax for all that follow, GNU long name, GNU long link."""

@@ -10,6 +10,7 @@ import tempfile
 import time
 import zlib
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.base.archives import Decoder, Decompressed, Gzip
@@ -17,6 +18,7 @@ from pipeline.compare.archives import ARCHIVES
 from pipeline.compare.binaries import BINARIES
 from pipeline.compare.difference import MISSING, Differences, show_bytes, show_value
 from pipeline.compare.formats import Format, Part
+from pipeline.compare.layouts import name_blobs
 from pipeline.compare.leaves import explain_leaf
 from pipeline.compare.span import Span, SpanReader, around, first_difference
 from pipeline.errors import SourceError
@@ -102,6 +104,8 @@ class Explainer:
 
     def _explain_container(self, form: Format, path: _Path, expected: Span, found: Span) -> None:
         left, right = self._parts(form, expected), self._parts(form, found)
+        if form.name == "tar":
+            left, right = _pair_blobs(left, right)
         common = [name for name in left if name in right]
         for name in [*left, *(n for n in right if n not in left)]:
             if name in left and name in right:
@@ -202,6 +206,22 @@ class Explainer:
     def _note_bytes(self, path: _Path, section: str, expected: Span, found: Span, offset: int, base: int = 0) -> None:
         sides = [show_bytes(around(s, offset)) for s in (expected, found)]
         self.differences.note(path, section, base + offset, *sides)
+
+
+def _pair_blobs(left: dict[str, Part], right: dict[str, Part]) -> tuple[dict[str, Part], dict[str, Part]]:
+    """If both are layouts of images, the same with blobs that only one of them has called by what they are, first."""
+    names, others = (name_blobs({n: p.content for n, p in side.items()}) for side in (left, right))
+    pairs: dict[str, tuple[str, str]] = {}
+    paired: set[str] = set()
+    for name, one in names.items():
+        other = others.get(name, one)
+        if one not in right and other not in left and not {one, other} & paired and name not in {**left, **right}:
+            pairs[name] = (one, other)
+            paired |= {one, other}
+    first = {name: replace(left[one], name=name) for name, (one, _) in pairs.items()}
+    second = {name: replace(right[other], name=name) for name, (_, other) in pairs.items()}
+    rest = [{n: p for n, p in side.items() if n not in paired} for side in (left, right)]
+    return first | rest[0], second | rest[1]
 
 
 def _recognise(span: Span) -> Format | None:
