@@ -1,6 +1,7 @@
 """A small release with images, which tests of images share: one static program on each layer of the base."""
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ PLAIN: dict[str, Any] = {
     "budget": "20MiB",
 }
 TOOLS = PLAIN | {
+    "node": False,
     "name": "tools",
     "title": "A program with the tools of the network",
     "also": [],
@@ -53,6 +55,18 @@ TOOLS = PLAIN | {
     "user": "0:0",
 }
 EMPTY = PLAIN | {"name": "empty", "title": "A program alone", "also": [], "layer": None, "start": False}
+CHART = "rfo-metrics-server"
+"""Of the repository's own; here it installs the image `tools`."""
+
+
+def add_chart(folder: Path) -> Path:
+    """Give a checkout whose images are PLAIN, TOOLS and EMPTY a chart, which the last one carries."""
+    shutil.copytree(REPO / "charts" / CHART, folder / "charts" / CHART)
+    (folder / "charts" / CHART / "packing.yaml").write_text("bootstrap: false\nimages: {image: tools}\n")
+    (folder / "images/openeuler/empty.yaml").write_text(json.dumps(EMPTY | {"charts": "charts"}))
+    path = folder / "releases" / SMALL / "release.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"charts": [CHART]}))
+    return folder
 
 
 def image_checkout(folder: Path, *recipes: dict[str, Any], files: dict[str, str] | None = None, **more: Any) -> Path:
@@ -73,4 +87,4 @@ def made(folder: Path) -> Context:
     return context
 
 
-__all__ = ["BASE", "EMPTY", "MAIN", "PLAIN", "REPO", "TOOLS", "image_checkout", "made"]
+__all__ = ["BASE", "CHART", "EMPTY", "MAIN", "PLAIN", "REPO", "TOOLS", "add_chart", "image_checkout", "made"]

@@ -1,4 +1,4 @@
-"""Offline bundles hold what is needed without a network, by digest, and nothing else; each lack is named with its place."""
+"""Offline bundles hold what is needed without a network, and nothing else; each lack is named with its place."""
 
 import pytest
 

@@ -1,5 +1,6 @@
 """Images: layouts that others accept, layers that are made once, and every kind of mistake that is refused."""
 
+import base64
 import gzip
 import io
 import json
@@ -33,7 +34,8 @@ from jsonschema import Draft4Validator
 from referencing import Registry, Resource
 from tools import module
 
-from images import EMPTY, MAIN, PLAIN, TOOLS, image_checkout, made
+from images import CHART, EMPTY, MAIN, PLAIN, TOOLS, add_chart, image_checkout, made
+from pipeline.chart.images import chart_images
 from pipeline.context import Context
 from pipeline.errors import BuildError, DefinitionError, PipelineError
 from pipeline.graph import canonical
@@ -50,8 +52,8 @@ from pipeline.scheduler import Result, Scheduler
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Context:
-    """Three images on three architectures, in a release's folder."""
-    return made(image_checkout(tmp_path_factory.mktemp("images") / "checkout"))
+    """Three images on three architectures and a chart, in a release's folder."""
+    return made(add_chart(image_checkout(tmp_path_factory.mktemp("images") / "checkout")))
 
 
 def blob(context: Context, digest: str) -> Path:
@@ -144,7 +146,7 @@ def test_every_document_fits_the_schema_of_the_image_format(published: Context) 
 def test_layers_are_made_once_and_shared(published: Context) -> None:
     for arch in ARCHES:
         plain, tools, empty = (image(published, n, arch)[0]["layers"] for n in ("plain", "tools", "empty"))
-        assert [len(x) for x in (plain, tools, empty)] == [2, 3, 1]
+        assert [len(x) for x in (plain, tools, empty)] == [2, 3, 2]
         assert plain[0] == tools[0] and plain[1] == tools[2] == empty[0]
         for manifest, config in (image(published, n, arch) for n in ("plain", "tools", "empty")):
             plains = [
@@ -194,7 +196,7 @@ def test_the_package_database_is_the_packages_own_words(published: Context) -> N
 
 
 def test_the_same_bytes_in_another_store_folder_and_umask(published: Context, tmp_path: Path) -> None:
-    again = image_checkout(tmp_path / "a folder with blanks")
+    again = add_chart(image_checkout(tmp_path / "a folder with blanks"))
     with second_store() as store:
         named = [argument for arch in ARCHES for argument in ("--arch", arch)]
         run_process(again, store, *named, "--umask", "77")
@@ -213,14 +215,15 @@ def replayed(context: Context) -> Result:
 
 
 def test_a_changed_program_makes_its_layer_again_and_no_other(published: Context, tmp_path: Path) -> None:
-    changed = image_checkout(tmp_path / "changed")
+    changed = add_chart(image_checkout(tmp_path / "changed"))
     (changed / "components/hello/src/main.go").write_text(MAIN.replace("version)", 'version, "changed")'))
     context = make_context(changed, arches=("amd64",))
     release(context)
     before, after = replayed(published), replayed(context)
     names = [n for n in before.outputs if n.startswith("layer/") and n.endswith("/amd64")]
-    remade = {n for n in names if before.outputs[n] != after.outputs[n]}
-    assert remade == {"layer/plain.hello/amd64", "layer/tools.hello/amd64", "layer/empty.hello/amd64"}
+    remade = {n.split("/")[1] for n in names if before.outputs[n] != after.outputs[n]}
+    # A chart names the index of its image, which is another one, so that the layer with charts is too.
+    assert remade == {"plain.hello", "tools.hello", "empty.hello", "empty.charts"}
     assert len(names) == len(remade) + 2
 
 
@@ -252,6 +255,48 @@ def test_an_architecture_that_fails_does_not_keep_the_others_back(tmp_path: Path
     assert set(manifest["images"][0]["platforms"]) == {"linux/amd64", "linux/riscv64"}
 
 
+# --- what belongs to images
+
+
+def test_an_image_carries_the_charts_of_the_release(published: Context) -> None:
+    manifest, _ = image(published, "empty", "riscv64")
+    with tarfile.open(blob(published, manifest["layers"][1]["digest"])) as tar:
+        file = tar.extractfile(f"charts/{CHART}.yaml")
+        assert file
+        chart = yaml.safe_load(file.read())
+    packed = published.dist / "charts" / f"{CHART}-1.0.0+rfor1.tgz"
+    assert base64.b64decode(chart["spec"]["chartContent"]) == packed.read_bytes()
+    assert chart_images(packed)["image"].digest == Digest.parse(index_digest(published, "tools"))
+
+
+def index_digest(context: Context, name: str) -> str:
+    manifest = json.loads((context.dist / "release.json").read_bytes())
+    return str(next(i["digest"] for i in manifest["images"] if i["name"] == name))
+
+
+def test_every_image_and_the_release_have_a_document(published: Context) -> None:
+    found = {p.name for p in (published.dist / "sbom").iterdir()}
+    assert found == {f"{n}.linux-{a}.spdx.json" for n in ("plain", "tools", "empty") for a in ARCHES} | {
+        "release.spdx.json"
+    }
+    document = json.loads((published.dist / "sbom" / "tools.linux-arm64.spdx.json").read_bytes())
+    lock = {p.name: p.version for p in published.base_locks["debian-13"].packages if p.root == "network"}
+    assert lock["iptables"] in {p.get("versionInfo") for p in document["packages"] if p["name"] == "iptables"}
+
+
+def test_bundles_hold_what_their_lists_say(published: Context) -> None:
+    for arch in ARCHES:
+        lines = (published.dist / f"rfo-images.linux-{arch}.txt").read_text().splitlines()
+        parts = [
+            line
+            for name in ("core", "more")
+            for line in (published.dist / f"rfo-images-{name}.linux-{arch}.txt").read_text().splitlines()
+        ]
+        assert sorted(parts) == lines and len(lines) == 4
+        sums = (published.dist / f"sha256sum-{arch}.txt").read_text()
+        assert sums.count("\n") == 6
+
+
 # --- proof
 
 
@@ -271,7 +316,7 @@ def test_a_proof_makes_every_image_again(published: Context) -> None:
 def test_a_proof_of_one_architecture_leaves_out_what_names_all(published: Context) -> None:
     proof = rebuild(Asked(published.dist, arches=("riscv64",)), Progress(stream=StringIO()), published.checkout)
     assert [j.name for j in proof.judged if not j.equal] == []
-    assert {s.kind for s in proof.scores} == {"binary", "image"}
+    assert {s.kind for s in proof.scores} == {"binary", "image", "sbom"}
 
 
 def test_a_layer_that_was_swapped_in_the_candidate_is_told_as_such(published: Context, tmp_path: Path) -> None:
@@ -279,7 +324,7 @@ def test_a_layer_that_was_swapped_in_the_candidate_is_told_as_such(published: Co
     forged = tmp_path / SMALL
     shutil.copytree(published.dist, forged)
     release_json = json.loads((forged / "release.json").read_bytes())
-    (entry,) = (i for i in release_json["images"] if i["name"] == "empty")
+    (entry,) = (i for i in release_json["images"] if i["name"] == "plain")
     blobs = forged / "images/blobs/sha256"
 
     def put(data: bytes) -> dict[str, Any]:
@@ -291,14 +336,14 @@ def test_a_layer_that_was_swapped_in_the_candidate_is_told_as_such(published: Co
         return {"digest": str(digest), "size": len(data)}
 
     manifest = json.loads((blobs / Digest.parse(entry["platforms"]["linux/amd64"]).hex).read_bytes())
-    manifest["layers"][0] |= put(archive(("usr/local/bin/hello", 0o755, b"a back door")))
+    manifest["layers"][1] |= put(archive(("usr/local/bin/hello", 0o755, b"a back door")))
     entry["platforms"]["linux/amd64"] = put(canonical(manifest))["digest"]
     (forged / "release.json").write_bytes(json.dumps(release_json).encode())
     proof = prove(published, forged, arches=("amd64",), output=tmp_path / "result.json")
     (bad,) = [j for j in proof.judged if not j.equal]
-    assert bad.name == "image/empty/amd64"
+    assert bad.name == "image/plain/amd64"
     told = "\n".join(str(d) for d in bad.differences)
-    assert "layer0.tar.gz" in told and "usr/local/bin/hello" in told
+    assert "layer1.tar.gz" in told and "usr/local/bin/hello" in told
     assert [c.kind for c in proof.causes] == ["candidate"]
 
 
@@ -309,7 +354,7 @@ def test_tags_follow_rke2_and_both_forms_resolve(published: Context) -> None:
     names = {d["annotations"]["io.containerd.image.name"]: d["digest"] for d in layout(published)["manifests"]}
     plain = names["docker.io/rfolabs/plain:v1.0.0-rfor1-build20221118"]
     assert plain == names["docker.io/rfolabs/other:v1.0.0_rfor1"]
-    assert len(names) == 4
+    assert len(names) == 5, "three images, one of them with two names, and a chart"
 
 
 def test_a_base_that_stands_in_marks_tags_and_labels(tmp_path: Path) -> None:
