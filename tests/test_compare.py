@@ -217,7 +217,7 @@ def test_blobs_of_layouts_pair_by_image_platform_and_place(tmp_path: Path) -> No
     assert (found[0].member, found[0].section, found[0].expected) == (
         (inside, "docker.io/a/one linux/amd64 layer 2", "uncompressed", "etc/motd"), "line 1", r"'1\n'",
     )  # fmt: skip
-    assert list(dict.fromkeys(d.member[1] for d in found)) == [
+    assert list(dict.fromkeys(d.member[1] for d in found if len(d.member) > 1)) == [
         "docker.io/a/one linux/amd64 layer 2",
         "docker.io/a/one linux/amd64 manifest",
         "docker.io/a/one index",
@@ -259,8 +259,7 @@ def test_equal_blobs_in_another_order_or_with_other_headers_are_found(tmp_path: 
 )  # fmt: skip
 def test_a_malformed_layout_is_compared_by_names(tmp_path: Path, index: bytes) -> None:
     sides = [ustar(tmp_path, {"oci-layout": b"{}", "index.json": index, "blobs/sha256/x": b}) for b in (b"1", b"2")]
-    found = only(tmp_path, *sides)
-    assert found.member == ("blobs/sha256/x",)
+    assert only(tmp_path, sides[0], sides[1]).member == ("blobs/sha256/x",)
 
 
 def test_a_layout_that_names_itself_without_end_costs_little(tmp_path: Path) -> None:
