@@ -136,3 +136,25 @@ def test_a_stream_gets_the_bytes_that_a_file_gets_whatever_the_content_comes_fro
         write_tar(stream, two(content), time=9)
         assert stream.getvalue() == (tmp_path / "tar").read_bytes()
     assert not (tmp_path / "made").exists()
+
+
+def test_a_file_that_becomes_shorter_while_it_is_packed_is_an_error(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+
+    def cut() -> None:  # after the header was made
+        os.truncate(source, 2_000_000)
+
+    class CuttingFile(io.BufferedWriter):
+        def write(self, data: Any) -> int:
+            cut()
+            return super().write(data)
+
+    class CuttingStream(io.BytesIO):
+        def write(self, data: Any) -> int:
+            cut()
+            return super().write(data)
+
+    for out in (CuttingFile(io.FileIO(tmp_path / "tar", "w")), CuttingStream()):
+        source.write_bytes(b"x" * 3_000_000)
+        with out, pytest.raises(OSError, match="became shorter by 1000000 bytes"):
+            write_tar(out, [entry("a", source)], time=EPOCH)

@@ -5,6 +5,7 @@ compressed file, its size, and the diff ID, the digest of the plain one
 (https://github.com/opencontainers/image-spec/blob/v1.1.0/config.md, "Layer DiffID").
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,9 +119,11 @@ def _action(
 
 def _write(work: Work, entries: Iterable[Member], inputs: Inputs, arch: str, *, time: int, fold: bool = True) -> None:
     packer = inputs.roots.path(inputs.roots.find("packer", arch))
-    plain = compress_tar(work, packer, entries, BLOB, GZIP, time=time, fold=fold)
+    plain = hashlib.sha256()
+    compress_tar(work, packer, entries, BLOB, GZIP, time=time, fold=fold, tell=plain.update)
     blob = work.out / BLOB
-    facts = {"digest": str(Digest.of_file(blob)), "size": blob.stat().st_size, "diff_id": str(plain)}
+    diff_id = Digest(plain.hexdigest())
+    facts = {"digest": str(Digest.of_file(blob)), "size": blob.stat().st_size, "diff_id": str(diff_id)}
     (work.out / FACTS).write_text(json.dumps(facts, sort_keys=True) + "\n")
 
 

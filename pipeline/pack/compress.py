@@ -1,7 +1,7 @@
 """Compress in the sandbox with the programs of the base's locked packages: a host's own would write other bytes."""
 
 import contextlib
-import hashlib
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from pipeline.graph import Work
-from pipeline.model import Digest
 from pipeline.pack.tar import Member, write_tar
 from pipeline.sandbox import INPUTS, Mount, Sandbox
 
@@ -17,6 +16,8 @@ GZIP = ("gzip", "--no-name", "-6", "--stdout")
 """Layers and charts; -9 takes twice the time for less than one percent."""
 ZSTD = ("zstd", "-T0", "-1", "--quiet", "--stdout")
 """Bundles of layers, which are compressed already. The bytes do not depend on how many threads zstd has."""
+PIPE = 1 << 20
+"""Bytes that a pipe holds: as many as any user may ask for (pipe(7), pipe-max-size), since each filling is a switch."""
 
 
 def compress_tar(
@@ -28,18 +29,22 @@ def compress_tar(
     *,
     time: int,
     fold: bool = True,
-) -> Digest:
+    tell: Callable[[bytes], object] | None = None,
+) -> None:
     """Write `entries` as a tar archive through `command`, a program of `root`, to the output `name`.
 
-    Returns the digest of the plain archive, which is never on disk: it goes to the program through a pipe. Raises
-    BuildError, and what `write_tar` raises.
+    The plain archive is never on disk: it goes to the program through a pipe, and to `tell`, if given, which costs the
+    time of a copy. Raises BuildError, and what `write_tar` raises.
     """
     pipe = work.folder / "plain.tar"
     os.mkfifo(pipe)
-    total = hashlib.sha256()
-    writer = _Writer(
-        pipe, lambda file: write_tar(cast(IO[bytes], _Tee(file, total.update)), entries, time=time, fold=fold)
-    )
+
+    def write(file: IO[bytes]) -> None:
+        with contextlib.suppress(OSError):  # a user may have used up what all pipes together may hold
+            fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, PIPE)
+        write_tar(cast(IO[bytes], _Tee(file, tell)) if tell else file, entries, time=time, fold=fold)
+
+    writer = _Writer(pipe, write)
     writer.start()
     inside = f"{INPUTS}/plain.tar"
     try:
@@ -56,13 +61,12 @@ def compress_tar(
     finally:
         writer.finish()
     pipe.unlink()
-    return Digest(total.hexdigest())
 
 
 class _Tee:
     """What `tarfile` writes to, told to another as well."""
 
-    def __init__(self, file: IO[bytes], tell: Callable[[bytes], None]) -> None:
+    def __init__(self, file: IO[bytes], tell: Callable[[bytes], object]) -> None:
         self._file, self._tell = file, tell
 
     def write(self, data: bytes) -> int:
