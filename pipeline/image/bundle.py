@@ -12,9 +12,9 @@ from typing import Any
 from pipeline.engine import code_digest
 from pipeline.graph import Action, Ref, Work, canonical
 from pipeline.image.assemble import describe
-from pipeline.image.index import INDEX, LAYOUT, NAME, layout_index, names, read_json
+from pipeline.image.index import INDEX, LAYOUT, NAME, REF_NAME, layout_index, names, read_json
 from pipeline.image.layer import BLOB
-from pipeline.image.names import Image, Reference
+from pipeline.image.names import Image
 from pipeline.inputs import Inputs
 from pipeline.model import Digest, RootedPath
 from pipeline.pack.compress import ZSTD, compress_tar
@@ -84,12 +84,13 @@ def bundle_action(
 def _describe(image: Image, files: Mapping[str, Path], layers: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The image's entries in the layout's index, and in docker's manifest.
 
-    Runtimes find an image that is named by digest under NAME@DIGEST only, so it gets that name too.
+    Runtimes find an image that is named by digest under NAME@DIGEST only, so it gets that name too. skopeo knows
+    one annotation, the tag alone, which several images may share; in those entries it is the whole reference.
     """
     index = files[f"{image.name}/index"]
     digest = Digest.of_file(index)
     labels = [names(reference) for reference in image.references]
-    labels += [{NAME: f"{r.name}@{digest}"} for r in _one_each(image.references)]
+    labels += [{NAME: f"{r.name}@{digest}", REF_NAME: str(r)} for r in image.references]
     entries = [describe(index, INDEX, annotations=label) for label in labels]
     config = read_json(files[f"{image.name}/manifest"].read_bytes())["config"]["digest"]
     docker = {
@@ -98,7 +99,3 @@ def _describe(image: Image, files: Mapping[str, Path], layers: int) -> tuple[lis
         "Layers": [f"blobs/sha256/{files[f'{image.name}/{n:02}'].name}" for n in range(layers)],
     }
     return entries, docker
-
-
-def _one_each(references: Sequence[Reference]) -> list[Reference]:
-    return list({r.repository: r for r in references}.values())
