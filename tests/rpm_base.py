@@ -23,7 +23,7 @@ import yaml
 from engine import ARCHES, BASE, HOST, REPO, inputs, make_context, small, store_root
 from rpm_mirror import EPOCH, make_key, publish, run
 
-from images import image_checkout
+from images import EMPTY, PLAIN, TOOLS, image_checkout
 from pipeline.base import family
 from pipeline.context import Context
 from pipeline.lock import BaseLock, Package
@@ -163,9 +163,10 @@ def definition(folder: Path | None = None) -> dict[str, Any]:
 
 
 def rpm_checkout(folder: Path, *recipes: dict[str, Any], base: dict[str, Any] | None = None) -> Path:
-    """A checkout whose release has images (those of tests/images.py, or `recipes`) on the base."""
+    """A checkout whose release has images (those of tests/images.py, or `recipes`) on the base, and no charts."""
     chosen = base or definition()
-    image_checkout(folder, *recipes, bases=dict.fromkeys(ARCHES, chosen["name"]))
+    images = [r | {"node": True} for r in recipes or (PLAIN, TOOLS, EMPTY)]
+    image_checkout(folder, *images, bases=dict.fromkeys(ARCHES, chosen["name"]))
     path = folder / "images" / "openeuler" / "bases" / f"{chosen['name']}.yaml"
     path.write_text(json.dumps(chosen))
     return folder

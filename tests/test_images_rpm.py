@@ -17,7 +17,6 @@ from test_images import (
     members,
     replayed,
     test_every_document_fits_the_schema_of_the_image_format,
-    test_layers_are_made_once_and_shared,
     test_the_layout_holds_what_it_names_and_nothing_else,
 )
 from tools import tool
@@ -35,7 +34,6 @@ from pipeline.store import Store
 
 SHARED = (
     test_every_document_fits_the_schema_of_the_image_format,
-    test_layers_are_made_once_and_shared,
     test_the_layout_holds_what_it_names_and_nothing_else,
 )
 """Tests of other bases that are collected here as well, with the images of this one."""
@@ -59,6 +57,13 @@ def content(layer: Path, name: str) -> bytes:
         file = tar.extractfile(name)
         assert file
         return file.read()
+
+
+def test_layers_are_made_once_and_shared(published: Context) -> None:
+    for arch in ARCHES:
+        plain, tools, empty = (layers(published, name, arch) for name in ("plain", "tools", "empty"))
+        assert [len(x) for x in (plain, tools, empty)] == [2, 3, 1]
+        assert plain[0] == tools[0] and plain[1] == tools[2] == empty[0]
 
 
 def test_system_layers_have_what_programs_need_and_no_more(published: Context) -> None:
