@@ -51,7 +51,7 @@ def _now(now: "Now") -> Iterator[str]:
 
 def _changes(changes: "tuple[Change, ...]") -> Iterator[str]:
     for change in changes:
-        yield f"  {change.path}{_about(change)}"
+        yield f"  {change.path}{_about(change)}" + (f"  ({change.meaning})" if change.meaning else "")
         if change.kind == "words":
             for item in change.items:
                 yield from (f"    {sign} {text}" for sign, text in (("-", item.old), ("+", item.new)) if text)

@@ -6,21 +6,23 @@ they give now is compared as well.
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.context import Context
 from pipeline.errors import PipelineError, UsageError
 from pipeline.graph import Action, Graph, Ref
+from pipeline.image.layer import layer_roots
 from pipeline.lock import BaseLock, Package, read_lock
 from pipeline.model import Digest
 from pipeline.release import make_graph, make_scheduler
 from pipeline.scheduler import Result
 from pipeline.store import Record, Store
+from pipeline.trace.meaning import meaning_of
 
-ROOTS = ("root", "sysroot", "emulator")
-"""Parameters that hold the key of a root."""
+ROOTS = ("root", "sysroot", "emulator", "packer", "below")
+"""Parameters that hold the key of a root, or the keys of several."""
 Packages = Mapping[str, Package]
 """Of one root, by name."""
 
@@ -48,6 +50,8 @@ class Change:
     made_by: str = ""
     """The action that makes an input."""
     note: str = ""
+    meaning: str = ""
+    """What the part is, in words, if its path does not say it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Reasons:
 class _Compare:
     """Compares the parts of two keys, with what helps to tell them."""
 
+    action: str
     store: Store
     roots: dict[str, Packages] = field(default_factory=dict)
     """Those of the definitions as they are, by key."""
@@ -97,7 +102,7 @@ class _Compare:
         """What differs, in the order of the paths."""
         before, after = dict(_flatten(old)), dict(_flatten(new))
         return tuple(
-            self._change(path, before.get(path), after.get(path))
+            replace(self._change(path, before.get(path), after.get(path)), meaning=meaning_of(self.action, path))
             for path in sorted({*before, *after})
             if before.get(path) != after.get(path)
         )
@@ -134,12 +139,15 @@ class _Compare:
         return Change(path, "root", old, new, items, note=note)
 
     def _packages(self, key: Any) -> Packages | None:
+        if isinstance(key, list):
+            known = [p for k in key if (p := self._packages(k)) is not None]
+            return {n: p for packages in known for n, p in packages.items()} if len(known) == len(key) else None
         if not key:
             return {}
         if key in self.roots:
             return self.roots[key]
         try:
-            text = read_lock(self.store.root / "trees" / f"{Digest.parse(key).hex}.lock")
+            text = read_lock(self.store.root / "trees" / f"{Digest.parse(str(key)).hex}.lock")
             return None if text is None else {p.name: p for p in BaseLock.parse(f"base -\n{text}", "trees").packages}
         except PipelineError:  # not a root's key, or a file that somebody changed
             return None
@@ -161,7 +169,7 @@ def why_rebuilt(name: str, store: Store, context: Context | None) -> Reasons:
     graph = make_graph(context) if context else Graph([])
     if last is None and name not in graph.actions:
         refuse_unknown(name, store, graph)
-    compare = _Compare(store)
+    compare = _Compare(name, store)
     changes = compare.changes(before.parts, last.parts) if before and last else ()
     now = _now(name, last, context, graph) if context else None
     runs = sum(1 for r in (last, before) if r)
@@ -191,7 +199,7 @@ def _now(name: str, last: Record | None, context: Context, graph: Graph) -> Now:
     parts = _parts(action, done, waits)
     if not waits and context.store.record(action.key(done.outputs)[0]):
         return Now(version, "kept")
-    compare = _Compare(context.store, _current_roots(context), _makers(action))
+    compare = _Compare(name, context.store, _current_roots(context), _makers(action))
     known = last.parts if last else {}
     if waits:  # an input that is not known yet cannot be told from the last one
         inputs = {n: d for n, d in known.get("inputs", {}).items() if n in parts["inputs"]}
@@ -219,9 +227,9 @@ def _makers(action: Action) -> dict[str, str]:
 def _current_roots(context: Context) -> dict[str, Packages]:
     found: dict[str, Packages] = {}
     for arch, inputs in context.inputs.items():
-        for role in inputs.roots.base.roots:
-            root = inputs.roots.find(role, arch)
-            found[str(root.key)] = {p.name: p for p in root.packages}
+        roots = [inputs.roots.find(role, arch) for role in inputs.roots.base.roots]
+        roots += [layer_roots(role, arch, inputs)[0] for role in inputs.roots.base.layers]
+        found |= {str(root.key): {p.name: p for p in root.packages} for root in roots}
     return found
 
 
