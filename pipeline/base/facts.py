@@ -12,13 +12,14 @@ import lzma
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from pipeline.base.archives import MAX_DECODER_MEMORY, Decoder, Decompressed, Gzip, open_zstd
+from pipeline.base.archives import MAX_DECODER_MEMORY, Decoder, Decompressed, Gzip, open_data, open_zstd
 from pipeline.base.rpmfile import read_rpm
 from pipeline.errors import SourceError
+from pipeline.extract import READ
 from pipeline.lock import Package
 
 MAX_CONTROL = 16 << 20
@@ -46,28 +47,48 @@ def database(
 
 def control_of(file: Path, what: str) -> bytes:
     """The control paragraph of a .deb, ending with one line break (deb-control(5)). Raises SourceError."""
+    return control_files(file, what)["control"].rstrip(b"\n") + b"\n"
+
+
+def control_files(file: Path, what: str) -> dict[str, bytes]:
+    """The files of a .deb's control archive, by name; `control` is one of them. Raises SourceError."""
     with file.open("rb") as opened:
+        open_data(opened, what)  # checks all three members of the `ar` archive
         member, content = _control_member(opened, what)
-    decoders = {"control.tar.gz": Gzip, "control.tar.zst": open_zstd, "control.tar.xz": _xz}
-    if member not in decoders:
+    if member not in DECODERS:
         raise SourceError(f"{what}: {member}: unknown compression")
-    plain = Decompressed(io.BytesIO(content), decoders[member](), what, MAX_CONTROL)
+    decoder = DECODERS[member]
+    packed = io.BytesIO(content)
+    plain = packed if decoder is None else cast(IO[bytes], Decompressed(packed, decoder(), what, MAX_CONTROL))
+    found: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], plain), mode="r|") as tar:
+        with tarfile.open(fileobj=plain, mode="r|") as tar:
             for info in tar:
-                if info.name.removeprefix("./") == "control" and info.isreg() and (text := tar.extractfile(info)):
-                    return text.read(MAX_CONTROL).rstrip(b"\n") + b"\n"
+                if info.isreg() and (text := tar.extractfile(info)):
+                    found[info.name.removeprefix("./")] = text.read(MAX_CONTROL)
+        while plain.read(READ):  # padding; only at its end a compressed stream tells that it is whole
+            pass
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise SourceError(f"{what}: malformed control archive ({error})") from error
-    raise SourceError(f"{what}: its control archive has no control file")
+    if "control" not in found:
+        raise SourceError(f"{what}: its control archive has no control file")
+    return found
 
 
 def _xz() -> Decoder:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_DECODER_MEMORY)
 
 
+DECODERS: Mapping[str, Callable[[], Decoder] | None] = {
+    "control.tar": None,
+    "control.tar.gz": Gzip,
+    "control.tar.xz": _xz,
+    "control.tar.zst": open_zstd,
+}
+
+
 def _control_member(file: IO[bytes], what: str) -> tuple[str, bytes]:
-    """Name and compressed content of the second `ar` member; `archives.open_data` has checked the whole before."""
+    """Name and compressed content of the second `ar` member of a checked archive."""
     file.seek(8)
     for _ in range(2):
         header = file.read(60)

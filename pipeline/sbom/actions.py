@@ -25,7 +25,7 @@ from pipeline.units import Unit
 FOLDER, RELEASE = "sbom", "release.spdx.json"
 CODE = (
     *("sbom", "sbom/licences.yaml", "build/check.py", "build/elf.py", "pack/notices.py"),
-    *("base/archives.py", "base/deb.py", "base/rpmfile.py", "extract.py"),
+    *("base/archives.py", "base/deb.py", "base/facts.py", "base/rpmfile.py", "extract.py"),
 )
 
 

@@ -5,21 +5,16 @@ deb: control archive (deb-control(5), md5sums, conffiles) and the machine-readab
 (https://rpm-software-management.github.io/rpm/manual/tags.html).
 """
 
-import io
 import re
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, cast
 
-from pipeline.base.archives import _DECODERS as DECODERS
-from pipeline.base.archives import Decompressed, open_data
 from pipeline.base.deb import unpack
+from pipeline.base.facts import control_files
 from pipeline.base.rpmfile import STRINGS, Header, Rpm, read_rpm
 from pipeline.errors import SourceError
-from pipeline.extract import READ, Readable
 from pipeline.inputs import Inputs
 from pipeline.lock import Package
 from pipeline.pack.notices import MAX_TEXT
@@ -27,8 +22,6 @@ from pipeline.sbom.facts import SystemPackage
 from pipeline.sbom.licences import Licence, combine, named, reference
 from pipeline.store import Store
 
-MAX_CONTROL = 16 << 20
-"""Bytes of an unpacked control archive; the largest of a distribution have 3 MB of checksums."""
 MAX_NAMES = 1 << 20
 """Entries of one list in an rpm header."""
 DOCUMENTS = ("*", "!usr/share/doc/*", "usr/share/doc/*/*", "!usr/share/doc/*/copyright")
@@ -162,7 +155,7 @@ def _licence(said: _Said, texts: Mapping[str, str], links: Mapping[str, str]) ->
 
 @lru_cache(maxsize=1024)  # a builder's packages are asked for once per image
 def _read_deb(path: Path, what: str, name: str) -> _Said:
-    control = _control(path, what)
+    control = control_files(path, what)
     fields = _fields(control.get("control", b"").decode("utf-8", errors="replace"))
     source, _, version = fields.get("source", name).partition(" ")
     sums = control.get("md5sums", b"").decode("utf-8", errors="replace").splitlines()
@@ -182,36 +175,6 @@ def _read_deb(path: Path, what: str, name: str) -> _Said:
     )
 
 
-def _control(path: Path, what: str) -> dict[str, bytes]:
-    """The files of a .deb's control archive."""
-    with path.open("rb") as file:
-        open_data(file, what)  # checks all three members of the `ar` archive
-        file.seek(8 + 60 + 4)  # past the magic and `debian-binary`, which holds `2.0\n`
-        header = file.read(60)
-        name, digits = header[:16].decode("latin-1").rstrip().removesuffix("/"), header[48:58].rstrip()
-        if not name.startswith("control.tar") or int(digits) > MAX_CONTROL:
-            raise SourceError(f"{what}: its control archive stands elsewhere or is too large")
-        content = file.read(int(digits))
-    stream: Readable = io.BytesIO(content)
-    if name != "control.tar":
-        if name.replace("control", "data", 1) not in DECODERS:
-            raise SourceError(f"{what}: {name}: unknown compression")
-        stream = Decompressed(io.BytesIO(content), DECODERS[name.replace("control", "data", 1)](), what, MAX_CONTROL)
-    try:
-        with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|") as tar:
-            found = {
-                m.name.removeprefix("./"): opened.read()
-                for m in tar
-                if m.isreg() and m.size <= MAX_CONTROL and (opened := tar.extractfile(m))
-            }
-        while stream.read(READ):  # padding; only at its end a compressed stream tells that it is whole
-            pass
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise SourceError(f"{what}: malformed control archive ({error})") from error
-    return found
-
-
-@lru_cache(maxsize=1024)
 def _documents(path: Path, what: str, store: Store) -> tuple[dict[str, str], dict[str, str]]:
     """Copyright texts by folder, and folders that are links to others."""
     texts, links = {}, {}
