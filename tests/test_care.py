@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import VERSION, MemoryExecutor, action, writes
-from engine import HOST, hello, run_process, second_store, small_checkout
+from engine import HOST, SMALL, make_context, run_process, second_store
 from test_store import DAMAGES, flip, in_namespace, replace_by_link
 
+from images import PLAIN, image_checkout
 from pipeline.base.assemble import tree_digest
 from pipeline.care.gc import Limits, Plan, collect
 from pipeline.care.inventory import take_inventory, totals
@@ -26,8 +27,10 @@ from pipeline.errors import StoreError, UsageError
 from pipeline.graph import Graph, Ref
 from pipeline.lock import BaseLock, Package, SourcesLock
 from pipeline.model import Digest, Module
+from pipeline.release import release
 from pipeline.report.care import say_gc, say_status, say_verify
 from pipeline.report.progress import Progress
+from pipeline.roots import Roots
 from pipeline.scheduler import Result, Scheduler
 from pipeline.sources.go import hash_tree
 from pipeline.store import ABANDONED, Output, Store, remove_tree
@@ -333,12 +336,41 @@ def test_a_link_in_place_of_a_folder_is_never_followed(store: Store, checkout: P
 
 
 def test_after_everything_went_the_same_bytes_are_made_without_network(tmp_path: Path) -> None:
-    checkout, expected = small_checkout(tmp_path / "c"), Digest.of_bytes(hello(HOST))
+    checkout = image_checkout(tmp_path / "c", PLAIN)
+    release(make_context(checkout, arches=(HOST,)))
+    dist = checkout / "dist" / SMALL
+    expected = contents(dist)
     with second_store() as root:
-        collect(Store(root), checkout, ALL, quiet(), dry_run=False)
+        store = Store(root)
+        layers = {r: roots_of(checkout).find(r, HOST) for r in ("minimal", "packer")}
+        assert all((root / "trees" / r.key.hex).exists() for r in layers.values())
+        collect(store, checkout, ALL, quiet(), dry_run=False)
         assert list((root / "trees").iterdir()) == []
-        made = run_process(checkout, root, "--component", "hello", "--arch", HOST, "--offline")
-        assert made[f"build/hello/{HOST}:hello"] == str(expected)
+        assert all(store.has(p.digest) for r in layers.values() for p in r.packages)
+        remove_tree(dist)
+        run_process(checkout, root, "--arch", HOST, "--offline")
+        assert contents(dist) == expected
+
+        report = verify(store, checkout, quiet())
+        assert report.damages == [] and report.checked["roots"] >= len(layers)
+        made = store.history(f"layer/minimal/{HOST}")
+        assert made
+        blob = store.blob(made.outputs["layer.tar.gz"].digest)
+        assert blob.stat().st_nlink == 1, "not the other store's"
+        flip(blob)
+        (root / "trees" / layers["minimal"].key.hex / "etc" / "passwd").write_text("root::0:0:::\n")
+        named = damaged(repair(store, checkout, quiet()))
+        assert any(f"(layer.tar.gz of layer/minimal/{HOST})" in what for what in named)
+        assert f"record of layer/minimal/{HOST}" in named
+        assert f"root trees/{layers['minimal'].key.hex}" in named
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): str(Digest.of_file(p)) for p in folder.rglob("*") if p.is_file()}
+
+
+def roots_of(checkout: Path) -> Roots:
+    return make_context(checkout, arches=(HOST,)).inputs[HOST].roots
 
 
 FULL = """
