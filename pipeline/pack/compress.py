@@ -58,8 +58,11 @@ def compress_tar(
                 mounts=(Mount(pipe, inside),),
             )
         )
-    finally:
-        writer.finish()
+    except BaseException:  # what the program says matters more than that nobody read on
+        with contextlib.suppress(BrokenPipeError):
+            writer.finish()
+        raise
+    writer.finish()
     pipe.unlink()
 
 
