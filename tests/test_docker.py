@@ -1,6 +1,7 @@
 """The docker executor beyond what test_sandbox.py asks of both: same bytes and keys, its daemon, what it leaves."""
 
 import os
+import shutil
 import socketserver
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from engine import (
     small_checkout,
 )
 
+from images import PLAIN, image_checkout
 from pipeline.context import parse_executor
 from pipeline.errors import BuildError, UsageError
 from pipeline.release import release
@@ -77,6 +79,18 @@ def test_bytes_and_keys_are_those_of_bwrap(tmp_path: Path) -> None:
                 assert log.read_bytes().startswith(b"$ docker run ")
             again = release(make_context(checkout, Store(other), **options))
             assert (again.ran, again.cached) == (0, made.ran)
+
+
+def test_images_are_the_same_under_both(tmp_path: Path) -> None:
+    """Archives go into a container through a pipe; an image's own tree becomes the root of what starts in it."""
+    socket()
+    checkout = image_checkout(tmp_path / "images", PLAIN)
+    release(make_context(checkout, arches=(HOST,)))
+    usual = {p.name: p.read_bytes() for p in (checkout / "dist").rglob("*") if p.is_file()}
+    shutil.rmtree(checkout / "dist")
+    with forgetful_store() as other:
+        assert release(make_context(checkout, Store(other), executor="docker", arches=(HOST,))).cached == 0
+    assert {p.name: p.read_bytes() for p in (checkout / "dist").rglob("*") if p.is_file()} == usual
 
 
 @contextmanager
