@@ -470,6 +470,15 @@ def test_a_library_that_is_not_in_the_image_is_named(published: Context) -> None
     assert error and "libxt_statistic.so needs libm.so.6, which is not in the image" in error.reason
 
 
+def test_a_dynamic_program_that_nothing_starts_is_named(published: Context) -> None:
+    manifest, _ = image(published, "tools", HOST)
+    with tarfile.open(blob(published, manifest["layers"][1]["digest"])) as tar:
+        content = tar.extractfile("usr/bin/kmod")
+        assert content
+        error = inspected(("usr/bin/odd", 0o755, content.read()))
+    assert error and "usr/bin/odd is a dynamic program that nothing starts" in error.reason
+
+
 def test_a_program_other_than_the_one_that_was_built_is_found(published: Context) -> None:
     context = make_context(published.checkout, arches=(HOST,))
     name = next(i for i in context.images if i.name == "empty")

@@ -7,6 +7,7 @@ is started there starts, natively or under user-mode emulation.
 
 import json
 import os
+import re
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ LEFTOVERS = ("var/cache", "var/log", "var/lib/apt", "var/lib/dnf", "var/tmp", "t
 """Folders that ship empty."""
 MOUNTED = ("dev", "proc", "tmp", "build", "out", "rfo-in")
 """What a sandbox mounts on; an image need not have all of it."""
+LIBRARY = re.compile(r"\.so(\.[0-9]+)*$")
+"""glibc's libraries name a loader too, since they can be run."""
 MAX_TEXT = 8 << 20
 """Bytes up to which files that are no programs are searched for paths of the build."""
 
@@ -57,11 +60,14 @@ def inspect_action(
 ) -> Action:
     """The action that judges an image on one architecture; its output is `report.json`."""
     starts = list(_starts(image, arch, programs, values, inputs))
+    roles = inputs.roots.base.below(image.recipe.layer) if image.recipe.layer else []
+    named = {s.program for r in roles for s in inputs.roots.base.layers[r].starts} | {p.path for p in programs}
     foreign = arch != inputs.roots.host
     emulator = inputs.roots.find("emulator", arch) if foreign else None
     parameters: dict[str, Any] = {
         "code": str(code_digest(*CODE)),
         "programs": [p.path for p in programs],
+        "named": sorted(named),
         "starts": [[s.path, *s.args, s.prints, s.exit, dict(s.environment)] for s in starts],
         "host": inputs.roots.host,
         "emulator": str(emulator.key) if emulator else "",
@@ -82,6 +88,11 @@ def inspect_action(
         ]
         files = find_elf(tree)
         problems += missing_libraries(tree, files, PLATFORMS[arch])
+        problems += [
+            f"{path} is a dynamic program that nothing starts: name it in the base's `starts`, or in its `drop`"
+            for path, elf in sorted(files.items())
+            if elf.interpreter and not LIBRARY.search(path) and path not in named
+        ]
         for folder in MOUNTED:
             (tree / folder).mkdir(exist_ok=True)
         said = {}
