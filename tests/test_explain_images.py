@@ -139,6 +139,18 @@ def test_a_file_of_a_package_names_it_with_its_line(made: Path, tmp_path: Path) 
     assert explain("plain@riscv64:etc/passwd", made)["file"]["package"] is None, "the recipe writes it"
 
 
+def test_without_sboms_a_file_is_found_by_reading_layers(checkout: Path, tmp_path: Path) -> None:
+    data = manifest(checkout)
+    data["artifacts"] = [a for a in data["artifacts"] if not a["name"].startswith("sbom/")]
+    (checkout / DIST / "release.json").write_text(json.dumps(data))
+    subprocess.run(["tar", "-xzf", blob(checkout, layers(checkout, "plain", "amd64")[0]), "-C", tmp_path], check=True)
+    facts = explain(str(tmp_path / "etc/passwd"), checkout)
+    assert (facts["file"]["name"], facts["made_by"]) == ("etc/passwd", "layer/minimal/amd64")
+    assert facts["file"]["package"] is None
+    (tmp_path / "other").write_text("nobody has this")
+    assert "is in none of the releases" in fails(lambda: explain(str(tmp_path / "other"), checkout)).reason
+
+
 def test_a_bundle_names_what_is_in_it(made: Path) -> None:
     name = "rfo-images-core.linux-amd64"
     for suffix in (".tar.zst", ".txt"):
@@ -173,6 +185,8 @@ def test_sboms_sums_and_texts_are_explained(made: Path) -> None:
         "sbom/plain/amd64", [("plain", "linux/amd64")],
     )  # fmt: skip
     assert explain("images/index.json", made)["made_by"] == "layout/images"
+    notes = (made / DIST / "NOTES.md").read_text()
+    assert f"docker.io/{REFERENCE}<br>" in notes and f"`{image(made, 'plain')['digest']}`" in notes
     for name in ("NOTES.md", f"{BASE}.lock"):
         facts = explain(str(made / DIST / name), made)
         assert (facts["made_by"], facts["actions"]) == (None, {})

@@ -17,7 +17,7 @@ from pipeline.cli.common import DEBUG, reporting
     },
 )
 def diff(c: Context, before: str, after: str, bytes: bool = False, json: bool = False, debug: bool = False) -> None:
-    """Print what two releases differ in: components, toolchains, modules, packages, deviations, sizes, bytes."""
+    """Print what two releases differ in: components, modules, packages, images, charts, sizes, bytes."""
     from pipeline.context import CHECKOUT
     from pipeline.report.comparison import say_diff
     from pipeline.trace.diff import diff_releases

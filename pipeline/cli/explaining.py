@@ -9,7 +9,8 @@ from pipeline.cli.common import BASE, DEBUG, VERSION, make_context, reporting
 @task(
     positional=["artifact"],
     help={
-        "artifact": "A file, a member (FILE.tar.gz:bin/rfo), a digest (sha256:HEX) or a program (kubelet@arm64).",
+        "artifact": "A file, a member (FILE.tar.gz:bin/rfo), a digest (sha256:HEX), a program (kubelet@arm64), "
+        "an image (rfolabs/pause:3.6, pause@arm64) or a file in one (pause@arm64:pause).",
         "release": "Folder of the release, or its name below dist/ (default: any release there).",
         "full": "List every module, package and file instead of counting them.",
         "json": "Print everything as JSON on standard output.",

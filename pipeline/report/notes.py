@@ -34,6 +34,7 @@ def render_notes(manifest: dict[str, Any]) -> str:
         for image in manifest["images"]:
             names = ", ".join(image["references"])
             lines.append(f"| {image['name']} | {names} | {image['digest']} |")
+    lines += _images(manifest.get("images", []))
     lines += ["", "## Deviations from upstream", ""]
     for deviation in manifest["deviations"]:
         subject = f"**{deviation['component']}**: " if deviation.get("component") else ""
@@ -41,6 +42,16 @@ def render_notes(manifest: dict[str, Any]) -> str:
     if not manifest["deviations"]:
         lines.append("None.")
     return "\n".join(lines) + "\n"
+
+
+def _images(images: list[dict[str, Any]]) -> list[str]:
+    """The names of each image, and the digest that stands for it on all platforms."""
+    if not images:
+        return []
+    rows = [
+        f"| {'<br>'.join(i['references'])} | `{i['digest']}` | {', '.join(sorted(i['platforms']))} |" for i in images
+    ]
+    return ["", "## Images", "", "| names | digest | platforms |", "|---|---|---|", *rows]
 
 
 def _origin(source: dict[str, Any]) -> str:

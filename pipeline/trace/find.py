@@ -17,7 +17,7 @@ from pipeline.model import PLATFORMS, Digest, ReleaseVersion
 from pipeline.pack.members import SUFFIXES, Member, read_members
 from pipeline.publish.published import Artifact, Binary, Image, Published, read_published, refuse_other
 from pipeline.sbom.files import read_files
-from pipeline.trace.layout import Layout
+from pipeline.trace.layout import Build, Layout
 
 FORMS = (
     "name a file, a member (rfo.linux-amd64.tar.gz:bin/rfo), a digest (sha256:HEX), a program and its architecture "
@@ -25,6 +25,9 @@ FORMS = (
 )
 BLOBS, CHART, BUNDLE = "images/blobs/", ".tgz", "rfo-images"
 """What the names of layers and other parts of images begin with, those of charts end with, those of bundles begin."""
+SBOMS, SBOM = "sbom/", ".spdx.json"
+MAX_SBOM = 64 << 20
+"""Bytes of an SBOM; one of 3,000 files has 1.5 MiB."""
 LISTED = 40
 """Members of an archive that are named if the one that is asked for is not there."""
 DEPTH = 5
@@ -155,11 +158,16 @@ def _called_so(release: Published, name: str) -> Iterator[Found]:
 
 
 def _members_so(release: Published, digest: Digest) -> Iterator[Found]:
-    """What holds the file: tarballs, then charts and layers; bundles hold what is published by itself."""
+    """What holds the file: tarballs, then charts and layers; bundles hold what is published by itself.
+
+    Tarballs and images are not opened if their SBOM, which lists all files by digest, does not have it.
+    """
     whole = [a for a in release.manifest.artifacts if not a.name.startswith(BUNDLE)]
-    layers = {la.digest: None for b in Layout(release).builds for la in b.layers}
+    tarballs = [a for a in whole if a.name.endswith(SUFFIXES)]
+    builds = [b for b in Layout(release).builds if _may_hold(release, sbom_of(b), digest)]
+    layers = {la.digest: None for b in builds for la in b.layers}
     for artifact in (
-        *(a for a in whole if a.name.endswith(SUFFIXES)),
+        *(a for a in tarballs if _may_hold(release, f"{SBOMS}{a.name.partition('.tar.')[0]}{SBOM}", digest)),
         *(a for a in whole if a.name.endswith(CHART)),
         *(_blob(release, Digest.parse(la)) for la in layers),
     ):
@@ -167,6 +175,19 @@ def _members_so(release: Published, digest: Digest) -> Iterator[Found]:
             if member.digest == digest:
                 yield _of_member(release, artifact, member)
                 break
+
+
+def sbom_of(build: Build) -> str:
+    """Where the SBOM of an image on one platform stands in a release's folder."""
+    return f"{SBOMS}{build.image.name}.{build.platform.replace('/', '-')}{SBOM}"
+
+
+def _may_hold(release: Published, sbom: str, digest: Digest) -> bool:
+    """Whether an SBOM names the file, or is none that could be asked."""
+    artifact = release.artifacts.get(sbom)
+    if artifact is None or artifact.size > MAX_SBOM:
+        return True
+    return digest.hex.encode() in release.file(sbom).read_bytes()
 
 
 def _members(release: Published, artifact: Artifact, path: Path) -> Iterator[Member]:

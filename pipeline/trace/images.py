@@ -10,13 +10,10 @@ from pipeline.image.layer import BLOB, FACTS
 from pipeline.model import Digest
 from pipeline.publish.published import Published
 from pipeline.store import Output
-from pipeline.trace.find import BLOBS, BUNDLE, CHART, Found
+from pipeline.trace.find import BLOBS, BUNDLE, CHART, MAX_SBOM, SBOMS, Found, sbom_of
 from pipeline.trace.layout import Build, Layer, Layout
 from pipeline.trace.planned import Planned
 
-SBOMS = "sbom/"
-MAX_SBOM = 64 << 20
-"""Bytes of an SBOM; one of 3,000 files has 1.5 MiB."""
 MAX_LIST = 1 << 20
 """Bytes of a bundle's list of images."""
 Outputs = dict[str, dict[str, Output]]
@@ -66,11 +63,6 @@ def _in_chart(found: Found, place: str, layout: Layout) -> list[Build]:
 
     digests = {str(p.digest) for p in chart_images(found.release.file(place)).values()}
     return [b for b in layout.builds if b.image.digest in digests]
-
-
-def sbom_of(build: Build) -> str:
-    """Where the SBOM of an image on one platform stands in a release's folder."""
-    return f"{SBOMS}{build.image.name}.linux-{_arch(build.platform)}.spdx.json"
 
 
 def owner_of(found: Found, builds: Iterable[Build]) -> tuple[str, str]:
