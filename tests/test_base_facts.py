@@ -43,6 +43,7 @@ def scanned(folder: Path, files: dict[str, bytes]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda a: str(a["name"]))
 
 
+@pytest.mark.full  # the scanner takes minutes to build
 def test_a_scanner_reads_packages_of_all_layers_from_the_uppermost_database(
     rpms: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_the_same_bytes_in_another_store_folder_and_umask(published: Context, tm
     assert [f for f in files if (first / f).read_bytes() != (second / f).read_bytes()] == []
 
 
+@pytest.mark.full  # the scanner takes minutes to build
 def test_a_scanner_finds_the_packages_of_all_layers_with_licences(published: Context, tmp_path: Path) -> None:
     manifest, _ = image(published, "tools", "riscv64")
     digest = json.loads((published.dist / "release.json").read_bytes())["images"]

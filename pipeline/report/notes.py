@@ -29,11 +29,6 @@ def render_notes(manifest: dict[str, Any]) -> str:
             origin = _origin(source)
             unit = source["unit"].partition("@")[0]
             lines.append(f"| {unit} | {source['version']}{partial} | {made} | {origin} | {component['license']} |")
-    if manifest["images"]:
-        lines += ["", "## Images", "", "| image | names | digest |", "|---|---|---|"]
-        for image in manifest["images"]:
-            names = ", ".join(image["references"])
-            lines.append(f"| {image['name']} | {names} | {image['digest']} |")
     lines += _images(manifest.get("images", []))
     lines += ["", "## Deviations from upstream", ""]
     for deviation in manifest["deviations"]:
