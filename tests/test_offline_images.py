@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def test_containerd_imports_and_runs_every_name_without_a_network(release: Made,
 
 def test_docker_loads_and_runs_every_name(release: Made, plain: Path) -> None:
     socket()
-    loaded = docker("load", "--input", str(plain))
+    loaded = docker("load", stdin=plain)
     short = {name.removeprefix("docker.io/"): name for name in release.names}
     assert set(re.findall("Loaded image: (.*)", loaded)) == set(short)
     for name, reference in short.items():
@@ -84,11 +85,13 @@ def test_docker_loads_and_runs_every_name(release: Made, plain: Path) -> None:
     docker("image", "rm", *short)
 
 
-def docker(*arguments: str) -> str:
+def docker(*arguments: str, stdin: Path = Path(os.devnull)) -> str:
     """What docker prints, on both streams: some programs tell their version on the other one."""
-    done = subprocess.run(
-        [tool("docker"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    with stdin.open("rb") as file:
+        done = subprocess.run(
+            [tool("docker"), *arguments],
+            stdin=file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return done.stdout
 
