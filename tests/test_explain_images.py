@@ -286,6 +286,17 @@ def test_an_image_that_release_json_has_no_file_for_is_refused(checkout: Path) -
     assert isinstance(error, SourceError) and wrong in error.reason
 
 
+@pytest.mark.parametrize("platforms", [[], ["linux/amd64"], ["linux/nope"]])
+def test_platforms_that_do_not_fit_are_a_clear_error(checkout: Path, platforms: list[str]) -> None:
+    data = manifest(checkout) | {"platforms": platforms}
+    (checkout / DIST / "release.json").write_text(json.dumps(data))
+    for name in ("plain", "images/index.json"):
+        if platforms == ["linux/amd64"]:
+            explain(name, checkout)  # the index is told by what it names
+        else:
+            assert "release.json" in fails(lambda name=name: explain(name, checkout)).reason  # type: ignore[misc]
+
+
 def test_a_layer_that_leaves_its_root_is_refused(checkout: Path) -> None:
     forge_inner(checkout, "plain", layers(checkout, "plain", "amd64")[0], tar_of(header("../etc/passwd")))
     error = fails(lambda: explain("plain@amd64:etc/passwd", checkout))

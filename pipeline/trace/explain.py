@@ -56,9 +56,10 @@ def explain(text: str, checkout: Path, release: str = "") -> dict[str, Any]:
 
 def _tell(facts: dict[str, Any], found: Found, places: Places) -> None:
     """Fill in what made the file, as far as it can be told."""
-    own = [found.platform] if found.platform else sorted(found.release.manifest.platforms)
+    manifest = found.release.manifest
+    own = [found.platform] if found.platform else sorted(manifest.platforms)
     # An image's index is of all platforms, and bundles and charts name it.
-    bases = locked_bases(found.release, found.release.manifest.platforms if found.release.manifest.images else own)
+    bases = locked_bases(found.release, sorted({*own, *(manifest.platforms if manifest.images else ())}))
     layout = Layout(found.release)
     made = plan_published(found.release, bases, own, places, facts["checkout"])
     builds = concerned(found, layout, made)

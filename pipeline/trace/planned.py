@@ -3,7 +3,7 @@
 Nothing is fetched, run or written, and the store is not asked.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -96,10 +96,12 @@ class Planned:
         return found
 
 
-def locked_bases(published: Published, platforms: Iterable[str]) -> dict[str, LockedBase]:
+def locked_bases(published: Published, platforms: Sequence[str]) -> dict[str, LockedBase]:
     """The locks that were published with a release, by platform, their bytes checked. Raises SourceError."""
     by_name: dict[str, LockedBase] = {}
     found = {}
+    if not platforms:
+        raise SourceError(f"{published.folder}/release.json names no platform")
     for platform in platforms:
         name = published.manifest.bases.get(platform)
         if name is None:
