@@ -18,16 +18,17 @@ from typing import Any
 import yaml
 
 from pipeline.context import CHECKOUT, Context, Options
-from pipeline.graph import Graph
+from pipeline.graph import Ref
 from pipeline.lock import MainModule, SourcesLock, lock_text
 from pipeline.locking import lock_folder
-from pipeline.plan import NODE, Packs, plan
+from pipeline.plan import NODE
 from pipeline.process import run
+from pipeline.release import make_graph
 from pipeline.report.progress import Progress
 from pipeline.store import Output, Record, Store, remove_tree
 from pipeline.units import lock_subject
 
-COPIED = ("components", "images", "install", "pipeline", "tasks.py", "requirements.lock")
+COPIED = ("charts", "components", "images", "install", "pipeline", "tasks.py", "requirements.lock")
 RUNS = 5
 
 
@@ -92,15 +93,20 @@ def _invent_results(checkout: Path, store: Store, context: Context) -> None:
     options = Options(context.options.version, context.options.base, offline=True)
     synthetic = Context(options, Progress(stream=StringIO()), checkout)
     synthetic.store = store
-    graph: Graph = plan(synthetic.release, synthetic.units, synthetic.inputs, packs=Packs())
-    binaries = {u.action("build", a): list(u.build.binaries) for u in synthetic.units for a in u.arches}
+    graph = make_graph(synthetic)
+    files: dict[str, set[str]] = defaultdict(set)
+    for action in graph.actions.values():
+        files[action.name] |= set(action.publish)
+        for reference in action.inputs.values():
+            if isinstance(reference, Ref):
+                files[reference.action].add(reference.output)
+    for unit in synthetic.units:
+        for arch in unit.arches:
+            files[unit.action("build", arch)] |= set(unit.build.binaries)
     outputs: dict[str, dict[str, Output]] = {}
     for name in graph.order:
         key, parts = graph.actions[name].key(outputs)
-        step, _, arch = name.partition("/")
-        packed = {"tarball": [f"rfo.linux-{arch}.tar.gz"], "sums": [f"sha256sum-{arch}.txt"]}
-        files = {"check": ["report.json"], "notices": ["notices.txt"], **packed}.get(step)
-        outputs[name] = {f: store.add_bytes(f"{name} {f}".encode()) for f in files or binaries[name]}
+        outputs[name] = {f: store.add_bytes(f"{key} {f}".encode()) for f in sorted(files[name])}
         store.remember(key, Record(name, outputs[name], 1.0, 1.0, 1 << 20, None, parts))
 
 
