@@ -62,11 +62,16 @@ class Kubelet:
         runtime = programs(made, node.folder / "runtime")
         pause = next(name for name in made.names if image_name(name) == "pause")
         self.containerd = node.start_containerd(runtime, sandbox=pause, snapshotter="overlayfs")
-        node.import_bundle(made.bundle, "overlayfs")
+        self.made = made
+        self.load()
         self.log = node.start(
             "kubelet", "kubelet", f"--config={node.folder}/kubelet.yaml", "--hostname-override=node", "--v=3",
             f"--container-runtime-endpoint={ENDPOINT}",
         )  # fmt: skip
+
+    def load(self) -> None:
+        """Import the bundle."""
+        self.node.import_bundle(self.made.bundle, "overlayfs")
 
     def put(self, name: str, container: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
         """Let the kubelet start a pod of one container, which ends; `spec` is what it has besides."""
@@ -87,6 +92,10 @@ class Kubelet:
             for status in pod["status"].get("containerStatuses", []):
                 found[pod["metadata"]["name"].removesuffix("-node")] = status["state"]
         return found
+
+    def waiting(self, name: str) -> str:
+        """The reason why a pod's container does not run yet, or nothing."""
+        return str(self.states().get(name, {}).get("waiting", {}).get("reason", ""))
 
     def crictl(self, *arguments: str, check: bool = True) -> str:
         return self.node.run("crictl", "--runtime-endpoint", ENDPOINT, *arguments, check=check)

@@ -166,7 +166,7 @@ def test_every_image_of_a_release_starts_in_a_pod_without_a_network(dist: Path, 
         assert kubeadm <= set(made.names)
         for name, pod in pods.items():
             kubelet.put(name, pod.container, pod.spec)
-        node.wait(lambda: all("terminated" in kubelet.states().get(name, {}) for name in pods), kubelet.log, 300)
+        node.wait(lambda: sum("terminated" in s for s in kubelet.states().values()) == len(pods), kubelet.log, 300)
         codes = {name: state["terminated"]["exitCode"] for name, state in kubelet.states().items()}
         assert codes == dict.fromkeys(pods, 0)
         containers = kubelet.containers()
@@ -178,22 +178,23 @@ def test_every_image_of_a_release_starts_in_a_pod_without_a_network(dist: Path, 
         assert "PullImage" not in kubelet.containerd.read_text()
         assert re.findall(r"inet ([0-9.]+)", node.run("ip", "-o", "-4", "addr")) == ["127.0.0.1", "10.42.0.1"]
         assert "default" not in node.run("ip", "route")
-        lose(kubelet, charted[0])
+        refuse(kubelet, charted[0])
 
 
-def lose(kubelet: Kubelet, pod: Pod) -> None:
-    """Without its image a pod does not start, whether the kubelet may ask for it or not."""
+def refuse(kubelet: Kubelet, pod: Pod) -> None:
+    """What needs a network does not start: an image that is asked for each time, one that is not there until it is."""
+    waits = ("ErrImagePull", "ImagePullBackOff")
+    kubelet.put("always", {**pod.container, "imagePullPolicy": "Always"}, pod.spec)
+    kubelet.node.wait(lambda: kubelet.waiting("always") in waits, kubelet.log)
     rows = kubelet.node.run("ctr", "-n", "k8s.io", "images", "ls").splitlines()[1:]
     names = [row.split()[0] for row in rows if pod.digest in row]
     kubelet.node.run("ctr", "-n", "k8s.io", "images", "rm", "--sync", *names)
     kubelet.put("asks", pod.container, pod.spec)
     kubelet.put("never", {**pod.container, "imagePullPolicy": "Never"}, pod.spec)
-
-    def reason(name: str) -> str:
-        waiting: dict[str, str] = kubelet.states().get(name, {}).get("waiting", {})
-        return waiting.get("reason", "")
-
-    kubelet.node.wait(lambda: reason("asks") in ("ErrImagePull", "ImagePullBackOff"), kubelet.log)
-    kubelet.node.wait(lambda: reason("never") == "ErrImageNeverPull", kubelet.log)
+    kubelet.node.wait(lambda: kubelet.waiting("asks") in waits, kubelet.log)
+    kubelet.node.wait(lambda: kubelet.waiting("never") == "ErrImageNeverPull", kubelet.log)
     assert f'PullImage \\"{pod.container["image"]}\\"' in kubelet.containerd.read_text()
-    assert not {"asks", "never"} & set(kubelet.containers())
+    assert not {"always", "asks", "never"} & set(kubelet.containers())
+    kubelet.load()
+    kubelet.node.wait(lambda: {"asks", "never"} <= set(kubelet.containers()), kubelet.log)
+    assert kubelet.waiting("always") in waits
