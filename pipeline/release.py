@@ -190,7 +190,7 @@ def refuse_small_disk(graph: Graph, todo: Sequence[str], context: Context, *, co
     for name in todo:
         last = context.store.history(name)
         need += sum(2 * o.size for o in last.outputs.values()) if last else 0
-        need += graph.actions[name].disk if cold or not last else 0
+        need += graph.actions[name].disk if not last or (cold and name.startswith("build/")) else 0
     free = shutil.disk_usage(context.store.root).free
     if free < need:
         raise StoreError(

@@ -36,7 +36,7 @@ def closure_action(images: Sequence[Image], charts: Mapping[str, str], sets: Seq
 
     files = {f"list/{s or 'all'}": Ref(f"bundle/{s or 'all'}/{arch}", f"{bundle_name(s, arch)}.txt") for s in sets}
     files |= {f"chart/{name}": Ref(f"chart/{name}", file) for name, file in charts.items()}
-    return Action(f"closure/{arch}", parameters, run, files, judges=True, seconds=0.5)
+    return Action(f"closure/{arch}", parameters, run, files, judges=True, disk=1 << 20, seconds=0.5)
 
 
 def judge(lists: Mapping[str, set[str]], needed: Mapping[str, str], of_node: set[str], arch: str) -> list[str]:

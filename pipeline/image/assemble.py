@@ -79,7 +79,7 @@ def image_action(image: Image, arch: str, layers: Sequence[str], facts: Mapping[
 
     inputs = {f"{n:02}": Ref(name, FACTS) for n, name in enumerate(layers)}
     published = {"config.json": PUBLISHED, "manifest.json": PUBLISHED}
-    return Action(f"image/{image.name}/{arch}", parameters, run, inputs, publish=published, seconds=0.1)
+    return Action(f"image/{image.name}/{arch}", parameters, run, inputs, publish=published, disk=1 << 20, seconds=0.1)
 
 
 def describe(file: Path, media_type: str, **more: Any) -> dict[str, Any]:

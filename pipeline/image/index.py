@@ -38,6 +38,7 @@ def index_action(image: Image, arches: Sequence[str], facts: Mapping[str, str]) 
         inputs={a: Ref(f"image/{image.name}/{a}", "manifest.json") for a in ordered},
         after=tuple(f"inspect/{image.name}/{a}" for a in ordered),
         publish={"index.json": PUBLISHED},
+        disk=1 << 20,
         seconds=0.1,
     )
 
@@ -65,6 +66,7 @@ def layout_action(named: Sequence[tuple[Ref, str, Sequence[Reference]]]) -> Acti
         run=run,
         inputs={f"{number:03}": ref for number, (ref, _, _) in enumerate(named)},
         publish={"index.json": "images/index.json", "oci-layout": "images/oci-layout"},
+        disk=1 << 20,
         seconds=0.1,
     )
 

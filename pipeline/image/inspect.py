@@ -116,7 +116,7 @@ def inspect_action(
         after=tuple(sorted({p.unit.action("check", arch) for p in programs})),
         judges=True,
         memory=512 << 20,
-        disk=700 << 20,
+        disk=1 << 20,
         seconds=4.0 + len(starts),
     )
 

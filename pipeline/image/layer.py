@@ -114,7 +114,9 @@ def _action(
     packer = inputs.roots.find("packer", arch)
     more = {"code": str(code_digest(*CODE)), "packer": str(packer.key), "gzip": list(GZIP)}
     published = {BLOB: PUBLISHED}
-    return Action(name, {**parameters, **more}, run, refs or {}, after, publish=published, seconds=seconds)
+    return Action(
+        name, {**parameters, **more}, run, refs or {}, after, publish=published, disk=24 << 20, seconds=seconds
+    )
 
 
 def _write(work: Work, entries: Iterable[Member], inputs: Inputs, arch: str, *, time: int, fold: bool = True) -> None:

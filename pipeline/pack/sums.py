@@ -20,5 +20,6 @@ def sums_action(arch: str, files: Sequence[Ref]) -> Action:
         run=run,
         inputs={ref.output: ref for ref in files},
         publish={name: name},
+        disk=1 << 20,
         seconds=0.1,
     )

@@ -111,6 +111,7 @@ def sbom_action(contents: Contents, subject: Ref, layers: Sequence[Ref], inputs:
             **{f"layer {i}": ref for i, ref in enumerate(layers)},
             **{f"program {p.path}": Ref(p.unit.action("build", contents.arch), p.name) for p in contents.programs},
         },
+        disk=4 << 20,
         seconds=2.0,
     )
 
@@ -178,6 +179,7 @@ def release_sbom_action(
         },
         run=run,
         inputs={ref.output: ref for ref in documents},
+        disk=1 << 20,
         seconds=1.0,
     )
 
