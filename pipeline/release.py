@@ -90,7 +90,8 @@ def run_all(graph: Graph, scheduler: Scheduler, context: Context) -> Result:
     """
     result = scheduler.run(graph)
     broken = {a for f in result.failures if (a := architecture_of(f.name))}
-    if not context.images or not broken or not broken < set(context.inputs):
+    asked = context.options.components or context.options.actions
+    if asked or not context.images or not broken or not broken < set(context.inputs):
         return result
     for arch in broken:
         context.inputs.pop(arch)

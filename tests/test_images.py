@@ -253,6 +253,8 @@ def test_an_architecture_that_fails_does_not_keep_the_others_back(tmp_path: Path
     manifest = json.loads((context.dist / "release.json").read_bytes())
     assert manifest["platforms"] == ["linux/amd64", "linux/riscv64"]
     assert set(manifest["images"][0]["platforms"]) == {"linux/amd64", "linux/riscv64"}
+    again = make_context(checkout, arches=ARCHES, actions=("check/hello/arm64",))
+    assert "check/hello/arm64" in fails(lambda: release(again)).reason, "what the error says to type"
 
 
 # --- what belongs to images
