@@ -1,7 +1,10 @@
 """`inv bench`: the pipeline against the plain tools, both measured in one run on one host; ratios are what counts.
 
-Both sides start with sources on disk and empty compile caches. The plain side calls `go build` by hand with the flags
-of the pipeline's own action and one shared compile cache; it checks nothing and keeps nothing.
+Compiling starts with sources on disk and empty compile caches on both sides. The plain side calls `go build` by hand
+with the flags of the pipeline's own action and one shared compile cache; it checks nothing and keeps nothing.
+
+Images are measured with what a whole release compiled and the store still has. What cannot be measured on this host is
+skipped, and said.
 """
 
 import contextlib
@@ -9,12 +12,16 @@ import json
 import resource
 import sys
 import time
+from typing import Any
 
+from pipeline.bench.builders import against_docker, against_ko
 from pipeline.bench.compiling import pipeline_build, plain_build, proof_build
 from pipeline.bench.files import comparing, copying, hashing
+from pipeline.bench.images import assembling, bundling, doubled, made_before, repacking
 from pipeline.bench.scale import growth
 from pipeline.context import CHECKOUT, Context
-from pipeline.errors import UsageError
+from pipeline.errors import HostError, PipelineError, UsageError
+from pipeline.pack.compress import ZSTD
 from pipeline.process import run
 from pipeline.release import release
 
@@ -29,8 +36,14 @@ BARS = {
     "noop": 1.0,
     "growth": 2.0,
     "peak": 200,
+    "images": 3.0,
+    "bundle": 1.11,
+    "image": 1.0,
 }
 """Ratios of wall time, pipeline to plain (80 % of a speed is a ratio of 1.25); seconds; MiB."""
+
+Row = tuple[str, Any, str]
+"""What was measured, the figure, and its unit with the bar."""
 
 
 def run_bench(context: Context, *, as_json: bool) -> None:
@@ -54,6 +67,7 @@ def run_bench(context: Context, *, as_json: bool) -> None:
     hashed, digest = hashing(context.store)
     stored, copied = copying(context.store)
     compared, once = comparing(context.store)
+    images, image_rows = _images(context)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     facts = {
         "build_ratio": round(ours.wall / plain.wall, 3),
@@ -68,7 +82,7 @@ def run_bench(context: Context, *, as_json: bool) -> None:
         "engine_peak_mib": peak >> 20,
     }
     if as_json:
-        print(json.dumps(facts | {"components": names, "arches": list(context.arches)}, indent=2))
+        print(json.dumps(facts | images | {"components": names, "arches": list(context.arches)}, indent=2))
         return
     rows = (
         ("cold build, wall", facts["build_ratio"], f"of plain go build  (bar {BARS['build']})"),
@@ -86,8 +100,54 @@ def run_bench(context: Context, *, as_json: bool) -> None:
         ("compare 1 GiB", facts["compare_ratio"], f"of hashing one of two equal files  (bar {BARS['compare']})"),
         ("engine peak", facts["engine_peak_mib"], f"MiB  (bar {BARS['peak']})"),
     )
-    for what, figure, unit in rows:
+    for what, figure, unit in (*rows, *image_rows):
         say(f"  {what:<18} {figure:>8}  {unit}")
+
+
+def _images(context: Context) -> tuple[dict[str, Any], list[Row]]:
+    """Facts and rows about images; what this host lacks is a row that says so."""
+    facts: dict[str, Any] = {}
+    rows: list[Row] = []
+    try:
+        made = made_before(context)
+    except PipelineError as error:
+        return facts, [("images", "skipped", error.render())]
+    component, arch = context.units[0].component, context.arches[0]
+    facts["images_seconds"] = round(assembling(made), 2)
+    again = repacking(made, context.units[0].action("build", arch))
+    facts |= {"repacked_layers": again.layers, "repacked_seconds": round(again.seconds, 2)}
+    facts["doubled_layers"] = doubled(made)
+    rows += [
+        ("all images", facts["images_seconds"], f"s from layers that are there, no checks  (bar {BARS['images']})"),
+        (
+            "one new program",
+            again.layers,
+            f"of all layers packed again  (bar {again.expected}), {again.charts} of charts, {again.seconds:.1f} s",
+        ),
+        ("layers doubled", facts["doubled_layers"], "compressed although another has the same content  (bar 0)"),
+    ]
+    try:
+        ours, plain = bundling(made, arch)
+        facts["bundle_ratio"] = round(ours / plain, 3)
+        rows.append(("write a bundle", facts["bundle_ratio"], f"of zstd {' '.join(ZSTD[1:3])}  (bar {BARS['bundle']})"))
+    except HostError as error:
+        rows.append(("write a bundle", "skipped", error.render()))
+    try:
+        ours, plain = against_ko(made, component)
+        facts["ko_ratio"] = round(ours / plain, 3)
+        rows.append(
+            ("image, pure Go", facts["ko_ratio"], f"of ko build, sources checked before  (bar {BARS['image']})")
+        )
+    except HostError as error:
+        rows.append(("image, pure Go", "skipped", error.render()))
+    try:
+        name, ours, plain, saved = against_docker(made)
+        facts |= {"docker_ratio": round(ours / saved, 3), "docker_uncompressed_ratio": round(ours / plain, 3)}
+        note = f"of docker build and save | gzip for {name}  (bar {BARS['image']}); {ours / plain:.2f} of docker build"
+        rows.append(("image, packages", facts["docker_ratio"], f"{note}, which compresses nothing"))
+    except HostError as error:
+        rows.append(("image, packages", "skipped", error.render()))
+    return facts, rows
 
 
 def _noop(context: Context) -> float:

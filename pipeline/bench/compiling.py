@@ -56,16 +56,25 @@ def plain_build(units: list[Unit], context: Context) -> Cost:
 
 
 def _by_hand(unit: Unit, arch: str, inputs: Inputs, context: Context, work: Path) -> None:
+    out = work / "out" / f"{unit.name}-{arch}"
+    out.mkdir()
+    with on_host(unit, arch, context, inputs, cache=work / "cache", out=out) as (command, environment, source):
+        run(command, env={**environment, "HOME": str(work), "TMPDIR": str(work / "tmp")}, cwd=source)
+
+
+@contextlib.contextmanager
+def on_host(
+    unit: Unit, arch: str, context: Context, inputs: Inputs, *, cache: Path, out: Path
+) -> Iterator[tuple[list[str], dict[str, str], Path]]:
+    """The command, environment and folder of the pipeline's own action, as they are outside of a sandbox."""
     from pipeline.build.go import go_action
 
     action = go_action(unit, arch, context.release.values, inputs)
-    out = work / "out" / f"{unit.name}-{arch}"
-    out.mkdir()
     with inputs.source(unit) as source, inputs.modfile(unit, source) as modfile:
         places = {
             f"{INPUTS}/go": inputs.toolchain(unit),
             f"{INPUTS}/gomod": inputs.store.gomod,
-            f"{INPUTS}/gocache": work / "cache",
+            f"{INPUTS}/gocache": cache,
             f"{INPUTS}/overlay": modfile.parent,
             "/out": out,
         }
@@ -76,8 +85,7 @@ def _by_hand(unit: Unit, arch: str, inputs: Inputs, context: Context, work: Path
             return text
 
         environment = {k: host(v) for k, v in action.parameters["environment"].items()}
-        environment |= {"PATH": os.defpath, "HOME": str(work), "TMPDIR": str(work / "tmp")}
-        run([host(word) for word in action.parameters["command"]], env=environment, cwd=source)
+        yield [host(word) for word in action.parameters["command"]], environment | {"PATH": os.defpath}, source
 
 
 def pipeline_build(context: Context) -> Cost:
