@@ -104,7 +104,8 @@ def _from_packages(made: Made, image: Image, arch: str) -> float:
         for tree in (first.root / "trees").iterdir():
             if tree.name.partition(".")[0] not in own:
                 (work / "trees" / tree.name).symlink_to(tree)
-        context = Context(replace(made.context.options, arches=(arch,)), Progress(stream=StringIO()))
+        options = replace(made.context.options, arches=(arch,))
+        context = Context(options, Progress(stream=StringIO()), made.context.checkout)
         context.store = Store(work)
         graph = make_graph(context).without_checks().closure([f"index/{image.name}"])
         for name in graph.order:
