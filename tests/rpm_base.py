@@ -102,6 +102,7 @@ FROM_DEBIAN: dict[str, tuple[str, ...]] = {
     "xxhash": ("libxxhash0",),
     "xz-libs": ("liblzma5",),
     "zlib": ("zlib1g",),
+    "pigz": ("pigz",),
     "zstd": ("libzstd1", "zstd"),
 }
 """Package to the stand-in's packages (patterns) that it is made of, or to some of their files (first come)."""
@@ -112,6 +113,7 @@ REQUIRES = {
     "iptables": "iptables-libs systemd bash",
     "iptables-nft": "iptables",
     "kmod": "kmod-libs systemd",
+    "pigz": "glibc zlib",
     "zstd": "glibc libgcc libstdc++ lz4 xxhash xz-libs zlib",
 }
 HOST_ONLY = ("qemu-user",)

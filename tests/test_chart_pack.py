@@ -41,7 +41,7 @@ def action(checkout: Path, name: str) -> Action:
         images=release_images(REAL),
         epoch=EPOCH,
         roots=roots,
-        root=roots.find("builder", HOST),
+        root=roots.find("packer", HOST),
     )
 
 

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from engine import builder_root, output, run_actions, shared_store
+from engine import HOST, inputs, output, run_actions, shared_store
 
 from pipeline.errors import BuildError, DefinitionError, PipelineError
 from pipeline.graph import Action, Work
@@ -21,7 +21,8 @@ def packed(*entries: Entry, command: tuple[str, ...] = GZIP, what: str) -> bytes
     """The archive of `entries`, or the error of the action that makes it."""
 
     def run(work: Work) -> None:
-        compress_tar(work, builder_root(), entries, "a.tar.gz", command, time=0)
+        roots = inputs().roots
+        compress_tar(work, roots.path(roots.find("packer", HOST)), entries, "a.tar.gz", command, time=0)
 
     action = Action(f"pack/{what}", {"of": what, "command": list(command)}, run)
     result = run_actions(shared_store(), [action])

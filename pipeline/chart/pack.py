@@ -30,7 +30,7 @@ def chart_action(
     """The action `chart/NAME`: NAME-VERSION.tgz, its OCI artifact (whose layer.tgz is that file), and its NAME.yaml.
 
     `version` is the release's without `v`; `images` are those of the release by recipe, whose `index/NAME` actions
-    make an index.json; `epoch` is the time of all files; `root` has gzip. Raises DefinitionError for an image that
+    make an index.json; `epoch` is the time of all files; `root` has pigz. Raises DefinitionError for an image that
     the release does not have.
     """
     used = images_for(chart, images)

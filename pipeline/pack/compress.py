@@ -12,8 +12,9 @@ from pipeline.graph import Work
 from pipeline.pack.tar import Member, write_tar
 from pipeline.sandbox import INPUTS, Mount, Sandbox
 
-GZIP = ("gzip", "--no-name", "-6", "--stdout")
-"""Layers and charts; -9 takes twice the time for less than one percent."""
+GZIP = ("pigz", "--no-name", "--no-time", "-5", "--processes", "2", "--stdout")
+"""Layers and charts, as gzip files: pigz takes half of gzip's time, and its bytes depend on the level, not on how many
+threads it has, if there are two or more of them. -6 takes half as long again for 1.7 percent."""
 ZSTD = ("zstd", "-T0", "-1", "--quiet", "--stdout")
 """Bundles of layers, which are compressed already. The bytes do not depend on how many threads zstd has."""
 PIPE = 1 << 20
