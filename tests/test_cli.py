@@ -31,8 +31,8 @@ def test_the_commands_are_listed(tmp_path: Path) -> None:
     done = inv(tmp_path, "--list")
     assert done.returncode == 0
     for name in (
-        "release", "lock", "fetch", "releases", "new-release", "rebuild", "push", "mirror", "explain", "why-rebuilt", "diff", "gc",
-        "store", "test", "bench",
+        "release", "lock", "fetch", "releases", "new-release", "rebuild", "push", "mirror", "explain", "why-rebuilt",
+        "diff", "gc", "store", "test", "bench",
     ):  # fmt: skip
         assert f"  {name} " in done.stdout
 
