@@ -1,5 +1,6 @@
 """What the tests of the engine's core share: a store of their own, an executor in memory, a small checkout."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from typing import IO
 
 import pytest
 import yaml
+from tools import build_ahead
 
 from pipeline.baselocks import base_subject
 from pipeline.context import Context, Options
@@ -32,6 +34,19 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tools_ahead() -> Iterator[None]:
+    """Where everything is tested, the programs of others are built meanwhile."""
+    if "CI" not in os.environ:
+        yield
+        return
+    process = build_ahead()
+    yield
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
 
 
 class MemoryExecutor:
