@@ -228,7 +228,7 @@ class Place:
             "assemble": list((self.store / "trees").iterdir()),
             "publish": [self.dist],
         }
-        names = {"build": ("build/", "notices/"), "check": ("check/",), "pack": ("tarball/",)}
+        names = {"build": ("build/", "notices/"), "check": ("check/",), "pack": ("tarball/", "sums/")}
         return found.get(stage) or [p for p, name in records if name.startswith(names[stage])]
 
     def sandboxed(self) -> list[int]:
