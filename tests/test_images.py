@@ -26,7 +26,6 @@ from engine import (
     make_context,
     run_actions,
     run_process,
-    said,
     second_store,
     shared_store,
 )
@@ -209,7 +208,6 @@ def test_the_same_bytes_in_another_store_folder_and_umask(published: Context, tm
 def replayed(context: Context) -> Result:
     """What the store has of a run, without running anything."""
     graph, result = make_graph(context), Result()
-    assert isinstance(graph.order, list)
     Scheduler(context.store, None, context.progress, 1, 1 << 30).replay(graph, result)  # type: ignore[arg-type]
     return result
 
@@ -493,7 +491,3 @@ def test_a_program_other_than_the_one_that_was_built_is_found(published: Context
     build = [graph.actions[n] for n in ("build/hello/amd64", "check/hello/amd64")]
     result = run_actions(shared_store(), [layer, judge, *build])
     assert "usr/local/bin/hello is not the hello that was built" in result.failures[0].error.reason
-
-
-def test_the_notes_of_a_run_name_no_image_that_was_not_made(published: Context) -> None:
-    assert "removed" not in said(published)

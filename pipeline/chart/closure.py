@@ -23,7 +23,7 @@ def closure_action(images: Sequence[Image], charts: Mapping[str, str], sets: Seq
     }
 
     def run(work: Work) -> None:
-        lists = {s: set((work.inputs[f"list/{s or 'all'}"]).read_text().splitlines()) for s in sets}
+        lists = {s: set(work.inputs[f"list/{s or 'all'}"].read_text().splitlines()) for s in sets}
         needed: dict[str, str] = {}
         for name in charts:
             for path, pinned in chart_images(work.inputs[f"chart/{name}"]).items():

@@ -82,8 +82,8 @@ def judge(
 ) -> list[Judged]:
     """Compare every binary of what was asked for and, unless that was only some components, every published file.
 
-    `at_hand` finds the candidate's binaries, which are published inside archives only: without one its difference
-    is told by digests alone.
+    `at_hand` finds the candidate's binaries, which are published inside archives and layers only: without one its
+    difference is told by digests alone.
     """
     judged = _binaries(candidate, attempt, context, at_hand)
     if not context.options.components:
