@@ -85,6 +85,13 @@ class ProofError(PipelineError):
     kind = "proof"
 
 
+class TrustError(PipelineError):
+    """A signature, statement or policy does not allow what was asked, or a key is not what it should be."""
+
+    exit_code = 10
+    kind = "trust"
+
+
 class Interrupted(PipelineError):
     """The user stopped the run; what was finished is kept."""
 

@@ -1,0 +1,157 @@
+"""Signing keys by role: ECDSA P-256 in files of a folder, or wherever a securesystemslib signer URI points.
+
+ROLE.key is PKCS#8 in PEM, encrypted if it has a passphrase, and ROLE.pub the public key. ROLE.uri, if it is there, names
+a signer in place of ROLE.key, such as `hsm:2?label=rfo`. No private key is read by anything but the process that signs.
+"""
+
+import base64
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from getpass import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import TrustError, UsageError
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer, SSlibKey
+
+ROLES = ("builder", "rebuilder", "release", "root-1", "root-2", "root-3", "targets", "snapshot", "timestamp")
+"""The roles that a trust root knows; a folder of one host holds only what is signed there."""
+_ROLE = re.compile(r"[a-z][a-z0-9-]{0,31}")
+Secret = Callable[[str], str]
+"""Gives the passphrase of the key with some name."""
+
+
+@dataclass(frozen=True)
+class Signing:
+    """A key that can sign."""
+
+    role: str
+    signer: "Signer"
+
+    @property
+    def key(self) -> "SSlibKey":
+        """The public key; its `keyid` is securesystemslib's, which in-toto and TUF use."""
+        from securesystemslib.signer import SSlibKey
+
+        assert isinstance(self.signer.public_key, SSlibKey)
+        return self.signer.public_key
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message: ECDSA over SHA-256, DER. Raises TrustError."""
+        try:
+            return bytes.fromhex(self.signer.sign(message).signature)
+        except Exception as error:  # each kind of signer has errors of its own
+            raise TrustError(f"the key of {self.role} cannot sign: {error}") from error
+
+
+def keys_folder() -> Path:
+    """RFO_KEYS, else the user's configuration folder."""
+    named = os.environ.get("RFO_KEYS")
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(named).absolute() if named else Path(config) / "rfo" / "keys"
+
+
+def new_key(role: str, folder: Path, passphrase: str = "") -> "SSlibKey":
+    """Make a key of mode 0600 in a folder of mode 0700; raises UsageError if there is one for the role."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        KeySerializationEncryption,
+        NoEncryption,
+        PrivateFormat,
+    )
+    from securesystemslib.signer import SSlibKey
+
+    if not _ROLE.fullmatch(role):
+        raise UsageError(f"{role[:60]!r} is no name for a key", f"roles are: {', '.join(ROLES)}")
+    private = ec.generate_private_key(ec.SECP256R1())
+    lock: KeySerializationEncryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+    public = SSlibKey.from_crypto(private.public_key())
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / f"{role}.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
+            file.flush()
+            os.fsync(file.fileno())
+        (folder / f"{role}.pub").write_text(str(public.keyval["public"]))
+    except FileExistsError:
+        raise UsageError(f"{folder}/{role}.key exists; it is not replaced", "move it away, or rotate it") from None
+    except OSError as error:
+        raise TrustError(f"{folder}: the key of {role} cannot be written: {error.strerror}") from error
+    return public
+
+
+def read_public(role: str, folder: Path) -> "SSlibKey":
+    """The public key of a role. Raises TrustError."""
+    path = folder / f"{role}.pub"
+    try:
+        return parse_public(path.read_bytes())
+    except OSError as error:
+        raise TrustError(f"{path}: {error.strerror}", f"make a key: ./inv keys new --role {role}") from error
+    except ValueError as error:
+        raise TrustError(f"{path} is no public key that is accepted: {error}") from error
+
+
+def parse_public(pem: bytes) -> "SSlibKey":
+    """A public key in PEM; raises ValueError for any but ECDSA P-256."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from securesystemslib.signer import SSlibKey
+
+    try:
+        key = load_pem_public_key(pem)
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("expected ECDSA on the curve P-256, which every openssl verifies")
+    return SSlibKey.from_crypto(key)
+
+
+def spki_of(key: "SSlibKey") -> bytes:
+    """A public key's SubjectPublicKeyInfo in DER."""
+    return base64.b64decode("".join(str(key.keyval["public"]).split("-----")[2].split()))
+
+
+def load_signing(role: str, folder: Path, secret: Secret | None = None) -> Signing:
+    """The key of a role, ready to sign. Raises TrustError: there is none, others can read it, the passphrase is wrong."""
+    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import Signer as Signers
+
+    public, path, named = read_public(role, folder), folder / f"{role}.key", folder / f"{role}.uri"
+    try:
+        if named.is_file():
+            return Signing(role, Signers.from_priv_key_uri(named.read_text().strip(), public, secret or ask))
+        text = path.read_bytes()
+        if path.stat().st_mode & 0o077:
+            raise TrustError(f"{path} can be read by others", f"chmod 600 {path}; consider it lost if they could")
+        locked = b"ENCRYPTED" in text.partition(b"\n")[0]
+        return Signing(
+            role,
+            CryptoSigner.from_priv_key_uri(f"file2:{path}?encrypted={str(locked).lower()}", public, secret or ask),
+        )
+    except OSError as error:
+        raise TrustError(f"{path}: {error.strerror}", f"make a key: ./inv keys new --role {role}") from error
+    except TrustError:
+        raise
+    except Exception as error:  # each kind of signer has errors of its own
+        raise TrustError(
+            f"the key of {role} in {folder} cannot be used: {error}", "is the passphrase right?"
+        ) from error
+
+
+def ask(name: str) -> str:
+    """A passphrase: RFO_PASSPHRASE, else what is typed. Raises TrustError where nobody can type."""
+    known = os.environ.get("RFO_PASSPHRASE")
+    if known is not None:
+        return known
+    if not sys.stdin.isatty():
+        raise TrustError(f"the key {name} has a passphrase, and nobody can be asked", "set RFO_PASSPHRASE")
+    return getpass(f"passphrase of {name}: ")

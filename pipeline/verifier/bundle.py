@@ -1,0 +1,82 @@
+"""Sigstore bundles v0.3 around one DSSE envelope, read strictly.
+
+Formats: sigstore/protobuf-specs sigstore_bundle.proto; DSSE v1.0.2 protocol.md. The file is canonical JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.verifier.encoding import Refused, decode64, parse_canonical
+from pipeline.verifier.statement import MAX_STATEMENT, PAYLOAD_TYPE, Statement, read_statement
+
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+MAX_BUNDLE = 2 * MAX_STATEMENT
+"""Bytes of a bundle: base64 of a statement, and what proves its signature."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A signed statement. Whether the signature is good, and whose it is, has yet to be found out."""
+
+    payload: bytes
+    """The statement's exact bytes."""
+    statement: Statement
+    signature: bytes
+    """ECDSA over SHA-256 of the envelope's PAE, in DER."""
+    hint: str | None
+    """Base64 of the SHA-256 of the public key (SubjectPublicKeyInfo, DER); None if there is a certificate."""
+    material: dict[str, Any]
+    """`verificationMaterial` as it stands: of a signature by certificate also what proves it."""
+
+    @property
+    def message(self) -> bytes:
+        """The bytes that are signed."""
+        return pae(PAYLOAD_TYPE, self.payload)
+
+
+def pae(kind: str, body: bytes) -> bytes:
+    """DSSE's pre-authentication encoding of a payload and its type."""
+    text = kind.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(text), text, len(body), body)
+
+
+def hint_of(spki: bytes) -> str:
+    """What a bundle names a public key by; `spki` is its DER form."""
+    return base64.b64encode(hashlib.sha256(spki).digest()).decode()
+
+
+def read_bundle(data: bytes, what: str) -> Bundle:
+    """The bundle in a file. Raises Refused, naming `what`."""
+    bundle = parse_canonical(data, what, MAX_BUNDLE)
+    _expect(bundle, {"mediaType", "verificationMaterial", "dsseEnvelope"}, what, "a bundle")
+    if bundle["mediaType"] != BUNDLE:
+        raise Refused(what, "is of another media type", BUNDLE, str(bundle["mediaType"])[:200])
+    envelope, material = bundle["dsseEnvelope"], bundle["verificationMaterial"]
+    _expect(envelope, {"payload", "payloadType", "signatures"}, what, "an envelope")
+    if envelope["payloadType"] != PAYLOAD_TYPE:
+        raise Refused(what, "holds another type of payload", PAYLOAD_TYPE, str(envelope["payloadType"])[:200])
+    signatures = envelope["signatures"]
+    if not isinstance(signatures, list) or len(signatures) != 1:
+        raise Refused(what, "does not have exactly one signature")
+    _expect(signatures[0], {"sig"}, what, "a signature")
+    payload = decode64(envelope["payload"], what)
+    if not isinstance(material, dict):
+        raise Refused(what, "has nothing that its signature could be checked with")
+    hint = None
+    if "publicKey" in material:
+        _expect(material, {"publicKey"}, what, "the material of a signature by key")
+        _expect(material["publicKey"], {"hint"}, what, "a public key")
+        hint = material["publicKey"]["hint"]
+        if len(decode64(hint, what)) != hashlib.sha256().digest_size:
+            raise Refused(what, "names its key in another way than by SHA-256")
+    return Bundle(payload, read_statement(payload, what), decode64(signatures[0]["sig"], what), hint, material)
+
+
+def _expect(value: Any, keys: set[str], what: str, kind: str) -> None:
+    if not isinstance(value, dict) or set(value) != keys:
+        found = ", ".join(sorted(value))[:200] if isinstance(value, dict) else type(value).__name__
+        raise Refused(what, f"is not {kind} as it should be", ", ".join(sorted(keys)), found)

@@ -1,0 +1,100 @@
+"""JSON that has one spelling: what is signed or stands beside a signature is canonical, so that no byte can be changed.
+
+The canonical form is RFC 8785 (JCS) for values of text, whole numbers, true, false, null, lists and mappings.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+MAX_DEPTH = 32
+"""Levels of lists and mappings; nothing of ours has more than twelve."""
+
+
+class Refused(Exception):
+    """A reason not to accept something: what it is about, what was expected, what was found."""
+
+    def __init__(self, subject: str, reason: str, expected: str = "", found: str = "") -> None:
+        super().__init__(f"{subject}: {reason}")
+        self.subject = subject
+        self.reason = reason
+        self.expected = expected
+        self.found = found
+
+
+def canonical(value: Any) -> bytes:
+    """The one spelling of a value. Raises TypeError for floats and keys that are not text, ValueError for bad text."""
+    _refuse_ambiguous(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _refuse_ambiguous(value: Any) -> None:
+    if isinstance(value, dict):
+        if not all(isinstance(k, str) for k in value):
+            raise TypeError("a key that is not text")
+        for item in value.values():
+            _refuse_ambiguous(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_ambiguous(item)
+    elif isinstance(value, float):
+        raise TypeError(f"a number with a fraction: {value!r}")
+
+
+def parse(data: bytes, what: str, limit: int) -> Any:
+    """A JSON value from foreign bytes; raises Refused, naming `what`, for more than `limit` bytes and for what JSON
+    leaves open: duplicate keys, fractions, special numbers, deep nesting.
+    """
+    if len(data) > limit:
+        raise Refused(what, "is too large", f"at most {limit} bytes", f"{len(data)} bytes")
+    try:
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float)
+        _refuse_depth(value, MAX_DEPTH)
+    except (ValueError, RecursionError) as error:
+        raise Refused(what, f"is not JSON as it should be: {error}") from error
+    return value
+
+
+def parse_canonical(data: bytes, what: str, limit: int) -> Any:
+    """A JSON file of ours: the canonical form and a line feed, and nothing else. Raises Refused."""
+    value = parse(data, what, limit)
+    try:
+        same = canonical(value) + b"\n" == data
+    except ValueError:  # lone surrogates
+        same = False
+    if not same:
+        raise Refused(what, "is not in the canonical form: some of its bytes were changed")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _no_float(text: str) -> Any:
+    raise ValueError(f"the number {text[:40]}")
+
+
+def _refuse_depth(value: Any, left: int) -> None:
+    if isinstance(value, (dict, list)):
+        if not left:
+            raise ValueError("nested too deeply")
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_depth(item, left - 1)
+
+
+def decode64(text: Any, what: str) -> bytes:
+    """Bytes in standard base64 with padding (RFC 4648, section 4), in their one spelling. Raises Refused."""
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+        if base64.b64encode(data).decode() == text:
+            return data
+    except (AttributeError, ValueError, binascii.Error):
+        pass
+    raise Refused(what, "is not base64 as it should be")
