@@ -1,7 +1,7 @@
 """Signing keys by role: ECDSA P-256 in files of a folder, or wherever a securesystemslib signer URI points.
 
-ROLE.key is PKCS#8 in PEM, encrypted if it has a passphrase, and ROLE.pub the public key. ROLE.uri, if it is there, names
-a signer in place of ROLE.key, such as `hsm:2?label=rfo`. No private key is read by anything but the process that signs.
+ROLE.key is PKCS#8 in PEM, encrypted if it has a passphrase, and ROLE.pub the public key. ROLE.uri, if it is there,
+names a signer in place of ROLE.key, such as `hsm:2?label=rfo`. Only the process that signs reads a private key.
 """
 
 import base64
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import TrustError, UsageError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes as PublicKey
     from securesystemslib.signer import Signer, SSlibKey
 
 ROLES = ("builder", "rebuilder", "release", "root-1", "root-2", "root-3", "targets", "snapshot", "timestamp")
@@ -31,15 +32,9 @@ class Signing:
     """A key that can sign."""
 
     role: str
+    key: "SSlibKey"
+    """The public key; its `keyid` is securesystemslib's, which in-toto and TUF use."""
     signer: "Signer"
-
-    @property
-    def key(self) -> "SSlibKey":
-        """The public key; its `keyid` is securesystemslib's, which in-toto and TUF use."""
-        from securesystemslib.signer import SSlibKey
-
-        assert isinstance(self.signer.public_key, SSlibKey)
-        return self.signer.public_key
 
     def sign(self, message: bytes) -> bytes:
         """The signature of a message: ECDSA over SHA-256, DER. Raises TrustError."""
@@ -115,28 +110,41 @@ def parse_public(pem: bytes) -> "SSlibKey":
     return SSlibKey.from_crypto(key)
 
 
+def public_of(key: "SSlibKey") -> "PublicKey":
+    """A public key as `cryptography` has it."""
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    return load_pem_public_key(str(key.keyval["public"]).encode())
+
+
 def spki_of(key: "SSlibKey") -> bytes:
     """A public key's SubjectPublicKeyInfo in DER."""
     return base64.b64decode("".join(str(key.keyval["public"]).split("-----")[2].split()))
 
 
 def load_signing(role: str, folder: Path, secret: Secret | None = None) -> Signing:
-    """The key of a role, ready to sign. Raises TrustError: there is none, others can read it, the passphrase is wrong."""
+    """The key of a role, ready to sign.
+
+    Raises TrustError: there is none, others can read it, it is not the one of ROLE.pub, the passphrase is wrong.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from securesystemslib.signer import CryptoSigner
     from securesystemslib.signer import Signer as Signers
 
     public, path, named = read_public(role, folder), folder / f"{role}.key", folder / f"{role}.uri"
+    secret = secret or ask
     try:
         if named.is_file():
-            return Signing(role, Signers.from_priv_key_uri(named.read_text().strip(), public, secret or ask))
+            return Signing(role, public, Signers.from_priv_key_uri(named.read_text().strip(), public, secret))
         text = path.read_bytes()
         if path.stat().st_mode & 0o077:
             raise TrustError(f"{path} can be read by others", f"chmod 600 {path}; consider it lost if they could")
         locked = b"ENCRYPTED" in text.partition(b"\n")[0]
-        return Signing(
-            role,
-            CryptoSigner.from_priv_key_uri(f"file2:{path}?encrypted={str(locked).lower()}", public, secret or ask),
-        )
+        private = load_pem_private_key(text, secret(role).encode() if locked else None)
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            raise TrustError(f"{path} is no ECDSA key")
+        signing = Signing(role, public, CryptoSigner(private, public))
     except OSError as error:
         raise TrustError(f"{path}: {error.strerror}", f"make a key: ./inv keys new --role {role}") from error
     except TrustError:
@@ -145,6 +153,9 @@ def load_signing(role: str, folder: Path, secret: Secret | None = None) -> Signi
         raise TrustError(
             f"the key of {role} in {folder} cannot be used: {error}", "is the passphrase right?"
         ) from error
+    if private.public_key() != public_of(public):
+        raise TrustError(f"{path} does not belong to {role}.pub", "put the right pair there")
+    return signing
 
 
 def ask(name: str) -> str:
