@@ -1,6 +1,7 @@
 """`rfo-verify`: the modules of `pipeline.verifier` written one after the other into one file (ADR 13)."""
 
 import ast
+import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ VERIFIER = Path(__file__).parent.parent / "verifier"
 ENTRY = "command"
 """The module that comes last, with the function `main`."""
 PACKAGE = "pipeline.verifier."
+NO_ROOT = 'FIRST_ROOT = ""'
+"""Where the root goes."""
 HEADER = '''\
 #!/usr/bin/env python3
 """Check a release of RFO before it is used: who made it, who made it again, and that no byte was changed since.
@@ -20,8 +23,11 @@ This file is generated from the modules named below, in the order in which they 
 '''
 
 
-def render_verifier() -> bytes:
-    """The program as one file. Raises ValueError for modules that cannot stand in one file."""
+def render_verifier(root: bytes = b"") -> bytes:
+    """The program as one file, with the root that it trusts at first if there is one.
+
+    Raises ValueError for modules that cannot stand in one file.
+    """
     texts = {name: (VERIFIER / f"{name}.py").read_text() for name in _ordered()}
     imports: set[str] = set()
     bodies = []
@@ -34,6 +40,8 @@ def render_verifier() -> bytes:
         imports |= set(_foreign(tree))
         bodies.append(f"\n\n# --- {name}: {_first_line(tree)}\n\n{_body(tree, text)}\n")
     listed = "\n".join(f"  {name}: {_first_line(ast.parse(text))}" for name, text in texts.items())
+    carried = base64.b64encode(root).decode()
+    bodies = [body.replace(NO_ROOT, f'FIRST_ROOT = "{carried}"') for body in bodies]
     head = (
         HEADER.format(modules=listed) + "\nfrom __future__ import annotations\n\n" + "\n".join(sorted(imports)) + "\n"
     )

@@ -65,6 +65,14 @@ class Folder:
             raise Refused(path, "is too large", f"at most {limit} bytes")
         return bytes(data)
 
+    def read_named(self, path: str, limit: int, sha256: str) -> bytes:
+        """A file's content, if it is the one that a signed statement names; raises Refused else."""
+        data = self.read(path, limit)
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise other_content(path, sha256, found)
+        return data
+
     def digest(self, path: str) -> str:
         """A file's SHA-256, in hexadecimal digits, in constant memory. Raises Refused."""
         total, buffer = hashlib.sha256(), bytearray(PIECE)
@@ -86,6 +94,11 @@ class Folder:
         with ThreadPoolExecutor(cores()) as pool:
             running = {path: pool.submit(one, path) for path in ordered}
             return {path: future.result() for path, future in running.items()}
+
+
+def other_content(path: str, expected: str, found: str) -> Refused:
+    """The refusal of a file with other bytes than are named."""
+    return Refused(path, "was changed after it was signed, or is damaged", f"sha256:{expected}", f"sha256:{found}")
 
 
 @contextlib.contextmanager

@@ -129,7 +129,8 @@ def _read_kind(value: Any, what: str) -> Kind:
     counts = [value["builders"], value["rebuilders"]]
     if not all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 100 for c in counts):
         raise Refused(what, "has a malformed number of builders or rebuilders", "0 to 100", str(counts)[:60])
-    return Kind(read_text(value["kind"], what), _texts(value["files"], what), *counts, _texts(value["requires"], what))
+    files, requires = _texts(value["files"], what), _texts(value["requires"], what)
+    return Kind(read_text(value["kind"], what), files, value["builders"], value["rebuilders"], requires)
 
 
 def _texts(value: Any, what: str) -> tuple[str, ...]:

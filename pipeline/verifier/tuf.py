@@ -33,8 +33,9 @@ MAX_TIMESTAMP = 64 << 10
 MAX_NAMED = 8 << 20
 """Bytes of any other file of the trust root."""
 MAX_ROOTS = 1024
-NEEDED = ("policy.json",)
-"""Targets without which nothing can be judged."""
+POLICY_TARGET = "policy.json"
+NEEDED = (POLICY_TARGET, "trusted_root.json")
+"""Targets that judging takes; the second one only where the trust root names it."""
 ROOT_HINT = "x-rfo-root"
 """Field of the timestamp: the version of the newest root, so that a client knows that it has to ask for it."""
 
@@ -81,9 +82,8 @@ def read_trust(folder: Folder, given: bytes, state: State) -> Trust:
     """
     trust, old = _roots(folder, given, state)
     _timestamp_and_snapshot(folder, trust, old, state)
-    for name in NEEDED:
-        if name not in trust.targets:
-            raise Refused(f"{METADATA}{trust.versions['targets']}.targets.json", f"does not name {name}")
+    if POLICY_TARGET not in trust.targets:
+        raise Refused(f"{METADATA}{trust.versions['targets']}.targets.json", f"does not name {POLICY_TARGET}")
     for name, facts in sorted(trust.targets.items()):
         path = f"{TARGETS}{facts.sha256}.{name}"
         if name in NEEDED or path in folder.sizes:
