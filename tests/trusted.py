@@ -8,7 +8,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -532,6 +532,14 @@ def promoted(folder: Path, **variations: Any) -> Trusted:
     made.promote()
     made.publish()
     return made
+
+
+def copied(made: Trusted, folder: Path, **variations: Any) -> Trusted:
+    """The same release with the same keys, to be changed."""
+    for name in ("dist", "repository"):
+        shutil.copytree(made.dist.parent.parent / name, folder / name)
+    dist, versions = folder / "dist" / made.dist.name, dict(made.versions)
+    return replace(made, dist=dist, repository=folder / "repository", versions=versions, **variations)
 
 
 def kind_of(path: str) -> str:
