@@ -2,10 +2,12 @@
 
 import ast
 import base64
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 VERIFIER = Path(__file__).parent.parent / "verifier"
+WIDTH = 120
 ENTRY = "command"
 """The module that comes last, with the function `main`."""
 PACKAGE = "pipeline.verifier."
@@ -38,8 +40,8 @@ def render_verifier(root: bytes = b"") -> bytes:
             if owners.setdefault(defined, name) != name:
                 raise ValueError(f"{defined} is defined in {owners[defined]} and in {name}")
         imports |= set(_foreign(tree))
-        bodies.append(f"\n\n# --- {name}: {_first_line(tree)}\n\n{_body(tree, text)}\n")
-    listed = "\n".join(f"  {name}: {_first_line(ast.parse(text))}" for name, text in texts.items())
+        bodies.append(f"\n\n# --- {name}\n{_wrapped(_first_line(tree), '# ')}\n\n{_body(tree, text)}\n")
+    listed = "\n".join(f"  {name}:\n{_wrapped(_first_line(ast.parse(text)), '    ')}" for name, text in texts.items())
     carried = base64.b64encode(root).decode()
     bodies = [body.replace(NO_ROOT, f'FIRST_ROOT = "{carried}"') for body in bodies]
     head = (
@@ -98,6 +100,10 @@ def _body(tree: ast.Module, text: str) -> str:
 
 def _first_line(tree: ast.Module) -> str:
     return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def _wrapped(text: str, indent: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
 def _names(tree: ast.Module) -> Iterator[str]:
