@@ -10,8 +10,8 @@ from pipeline.verifier.openssl import HostLacks, PublicKey, find_openssl, run_op
 from pipeline.verifier.versions import compare_versions
 
 _KEY = (
-    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEigAqKeSq4RpQ+vSnS0maaFFveAiXIIEXIkjtL71ldb2a++wxOay9f4dN3aTzYTrX4rpfH7tFo3QHwtTQ"
-    "ZK4YAw=="
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEigAqKeSq4RpQ+vSnS0maaFFveAiXIIEX"
+    "IkjtL71ldb2a++wxOay9f4dN3aTzYTrX4rpfH7tFo3QHwtTQZK4YAw=="
 )
 _SIGNATURE = "MEUCIQC0NRoz6QBnlTc0lFdkFzMNAgMVNRxB6ZUuO1NBw1751gIgULEBQ0Eb51brJyr5xepBruCDZxnZnj8lnOOjFgRwguI="
 _MESSAGE = b"RFO"

@@ -266,9 +266,8 @@ def _check_time(trust: Trust, released: Released, options: Options, report: Repo
     for role, expires in sorted(trust.expires.items()):
         left = (expires - now) // DAY
         if expires <= now:
-            line = (
-                f"{role} {trust.versions[role]} of the trust root: expired {-left} days ago, at {render_time(expires)}"
-            )
+            age = (now - expires) // DAY
+            line = f"{role} {trust.versions[role]} of the trust root: expired {age} days ago, at {render_time(expires)}"
             (report.notes if options.allow_stale else report.stale).append(line)
         elif left < WARN_DAYS:
             report.notes.append(f"{role} of the trust root expires in {left} days, at {render_time(expires)}")
