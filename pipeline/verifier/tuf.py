@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from pipeline.verifier.encoding import Refused
-from pipeline.verifier.envelope import Envelope, read_envelope, require_signers, signers_of
+from pipeline.verifier.envelope import Envelope, Keyring, read_envelope, require_signers, signers_of
 from pipeline.verifier.folder import Folder, Missing
 from pipeline.verifier.metadata import (
     TUF_PAYLOAD,
@@ -64,6 +64,8 @@ class Trust:
     """What the offline role names."""
     releases: dict[str, FileFacts] = field(default_factory=dict)
     """What the roles that it delegates to name."""
+    delegated: dict[str, Keyring] = field(default_factory=dict)
+    """The keys of those roles."""
     files: dict[str, bytes] = field(default_factory=dict)
     """Content of targets that were read, by name."""
     known: set[str] = field(default_factory=set)
@@ -214,7 +216,7 @@ def _delegated(folder: Folder, trust: Trust, targets: Signed, meta: dict[str, Fi
         name = f"{delegation.name}.json"
         if name not in meta:
             raise Refused(what, f"delegates to {delegation.name}, which the snapshot does not name")
-        facts = meta[name]
+        facts, trust.delegated[delegation.name] = meta[name], delegation.ring
         path = f"{METADATA}{facts.version}.{name}"
         envelope = read_envelope(read_file(folder, path, facts), path, MAX_NAMED, TUF_PAYLOAD)
         require_signers(signers_of(envelope, delegation.ring.keys, path), delegation.ring, path)
