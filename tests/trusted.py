@@ -29,6 +29,8 @@ from tuf.api.metadata import (
 )
 
 from pipeline.attest.keys import ROLES, Signing, load_signing, new_key, spki_of
+from pipeline.attest.layout import compile_layout, make_layout, read_compiled, sign_layout
+from pipeline.attest.links import make_links
 from pipeline.attest.standalone import render_verifier
 from pipeline.attest.statement import keyed_bundle, make_statement
 from pipeline.image.assemble import MANIFEST, describe
@@ -37,6 +39,7 @@ from pipeline.model import Digest, RootedPath
 from pipeline.pack.tar import Entry, write_tar
 from pipeline.pack.tarball import installed_files
 from pipeline.publish.manifest import SCHEMA, render_manifest
+from pipeline.publish.published import Manifest, read_published
 from pipeline.verifier.bundle import pae
 from pipeline.verifier.encoding import canonical
 from pipeline.verifier.statement import IMAGE_SIGNATURE, PAYLOAD_TYPE, PROVENANCE, REBUILD, RELEASE, SPDX
@@ -47,6 +50,7 @@ EPOCH = 1668729600
 IDS = "https://rfolabs.github.io/rfo/builders/development-"
 BUILD = "https://rfolabs.github.io/rfo/build/v1"
 FOLDERS = ("trust", "provenance")
+LAYOUT_SOURCE = REPO / "provenance" / "layout.yaml"
 STATEMENT = "provenance/release/release.sigstore.json"
 Edit = Callable[[dict[str, Any]], Any]
 """Changes something before it is signed, in place."""
@@ -252,6 +256,26 @@ class Trusted:
             "artifacts": artifacts,
         }
 
+    # --- links and layout
+
+    def links(self, role: str) -> None:
+        """What each step took and gave, by who did it."""
+        for path, data in make_links(self.facts(), self.signing(role)).items():
+            self.write(path, data)
+
+    def facts(self) -> "Stated":
+        """What a signer finds."""
+        manifest = read_published(self.dist).manifest
+        found = {n: Found(d) for subjects in self.subjects().values() for n, d in subjects.items()}
+        found |= {a.name: Found(Digest.parse(a.digest)) for a in manifest.artifacts}
+        locks = {f"{self.base}.lock": self.digest(f"{self.base}.lock"), "sources.lock": Digest.of_bytes(b"sources")}
+        return Stated(manifest, found, locks)
+
+    def layout_target(self) -> bytes:
+        """The trust root's layout.json, with the keys of who may build."""
+        keys = {r: load_signing(r, self.keys).key for r in ("builder", "rebuilder")}
+        return compile_layout(LAYOUT_SOURCE, keys)
+
     # --- statements
 
     def subjects(self) -> dict[str, dict[str, Digest]]:
@@ -292,6 +316,8 @@ class Trusted:
     def build(self, role: str, folder: str = "") -> None:
         """What a builder or rebuilder signs of what it made; `folder` names its place below provenance/ otherwise."""
         place = f"provenance/{folder or role}-{self.keyid8(role)}"
+        if role in ("builder", "rebuilder"):
+            self.links(role)
         for kind, subjects in self.subjects().items():
             self.state(f"{place}/{kind}.sigstore.json", subjects, PROVENANCE, self._provenance(kind, role), role)
         if role.startswith("rebuilder"):
@@ -346,7 +372,9 @@ class Trusted:
     def promote(self) -> None:
         """What only a promoted release has, the release statement last."""
         place = "provenance/release"
-        self.write("provenance/layout.json", canonical({"signatures": []}) + b"\n")
+        expires = datetime.now(UTC) + timedelta(days=self.days)
+        layout = make_layout(read_compiled(self.layout_target()), read_published(self.dist).manifest, expires)
+        self.write("provenance/layout.json", sign_layout(layout, self.signing("release")))
         nameless = [
             {"digest": {"sha256": d.hex}}
             for d in sorted(
@@ -434,7 +462,7 @@ class Trusted:
         if not self.root.exists():
             self.write_root()
         statement = (self.dist / STATEMENT).read_bytes()
-        policy, layout = canonical(self.policy()) + b"\n", canonical({"steps": []}) + b"\n"
+        policy, layout = canonical(self.policy()) + b"\n", self.layout_target()
         targets = {"policy.json": self.put("policy.json", policy), "layout.json": self.put("layout.json", layout)}
         path = f"releases/{self.name}/release.sigstore.json"
         named = self.put(path, statement)
@@ -512,6 +540,22 @@ class Trusted:
         for name, target in json.loads(base64.b64decode(payload))["targets"].items():
             file = f"{target['hashes']['sha256']}.{name}"
             shutil.copy(self.repository / "targets" / file, trust / "targets" / file)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something that a signer found."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a signer states, as far as links need it."""
+
+    manifest: Manifest
+    subjects: Mapping[str, Found]
+    locks: Mapping[str, Digest]
 
 
 def promoted(folder: Path, **variations: Any) -> Trusted:

@@ -26,6 +26,27 @@ MAX_LINK = 8 << 20
 """Bytes; the link of a release with 200 files has 40 KiB."""
 
 
+def check_chain(
+    folder: Folder,
+    published: Published,
+    compiled: Compiled,
+    keys: Mapping[str, "Key"],
+    now: int,
+    *,
+    stale: bool = False,
+) -> list[Refused]:
+    """Everything that is wrong with links and layout; `keys`, by keyid, may sign the layout.
+
+    `now` is in seconds since 1970. With `stale`, an expired layout is accepted, of which in-toto is not asked.
+    """
+    found = [*check_links(folder, published, compiled), *check_layout(folder, published, compiled, keys)]
+    expires = 0 if found else _expires(folder)
+    if not found and expires <= now:
+        days = (now - expires) // DAY
+        return [] if stale else [Refused(LAYOUT, f"expired {days} days ago, at {render_time(expires)}")]
+    return found or run_in_toto(folder, keys)
+
+
 def check_links(folder: Folder, published: Published, compiled: Compiled) -> list[Refused]:
     """What is missing of a release's links, what is wrong, and what is no link of it."""
     manifest = published.manifest
@@ -66,38 +87,28 @@ def missing_links(folder: Folder, published: Published, compiled: Compiled) -> d
     return found
 
 
-def check_layout(
-    folder: Folder,
-    published: Published,
-    compiled: Compiled,
-    keys: Mapping[str, "Key"],
-    now: int,
-    *,
-    stale: bool = False,
-) -> list[Refused]:
-    """What is wrong with a release's layout, of which `keys` may sign it, by keyid; else what in-toto says of it all.
-
-    `now` is in seconds since 1970. With `stale`, expired layouts are accepted; in-toto itself would not.
-    """
+def check_layout(folder: Folder, published: Published, compiled: Compiled, keys: Mapping[str, "Key"]) -> list[Refused]:
+    """What is wrong with a release's layout, besides its age."""
     try:
         envelope = read_envelope(folder.read(LAYOUT, MAX_LAYOUT), LAYOUT, MAX_LAYOUT, PAYLOAD_TYPE)
-        value = parse(envelope.payload, LAYOUT, MAX_LAYOUT)
-        expires = read_time(value.get("expires") if isinstance(value, dict) else None, LAYOUT)
-        made = make_layout(compiled, published.manifest, datetime.fromtimestamp(expires, UTC))
-        if layout_payload(made) != envelope.payload:
+        expires = datetime.fromtimestamp(_expires(folder), UTC)
+        if layout_payload(make_layout(compiled, published.manifest, expires)) != envelope.payload:
             return [Refused(LAYOUT, "is not what the trust root's layout.json and release.json make of it")]
         _check_signature(LAYOUT, envelope.payload, envelope.signatures, keys)
     except Refused as refused:
         return [refused]
-    if expires <= now:
-        days = (now - expires) // DAY
-        text = f"expired {days} days ago, at {render_time(expires)}"
-        return [] if stale else [Refused(LAYOUT, text)]
-    return run_in_toto(folder, keys)
+    return []
+
+
+def _expires(folder: Folder) -> int:
+    """When a layout expires, which is decided when it is signed. Raises Refused."""
+    envelope = read_envelope(folder.read(LAYOUT, MAX_LAYOUT), LAYOUT, MAX_LAYOUT, PAYLOAD_TYPE)
+    value = parse(envelope.payload, LAYOUT, MAX_LAYOUT)
+    return read_time(value.get("expires") if isinstance(value, dict) else None, LAYOUT)
 
 
 def run_in_toto(folder: Folder, keys: Mapping[str, "Key"]) -> list[Refused]:
-    """What in-toto's own verification says. Call it for what `check_links` and the comparison have accepted only."""
+    """What in-toto's own verification says. It runs what sublayouts tell it to: call it only for what was accepted."""
     from in_toto.exceptions import (
         LayoutExpiredError,
         LinkNotFoundError,

@@ -43,7 +43,7 @@ class Performed(Strict):
 
     functionaries: Annotated[tuple[Role, ...], Field(min_length=1)]
     """Roles; each of their keys may do it."""
-    threshold: Annotated[int, Field(ge=1, le=16)]
+    threshold: Annotated[int, Field(strict=True, ge=1, le=16)]
     """How many keys have to say the same."""
 
 
@@ -58,7 +58,7 @@ class Performers(Strict):
 class Source(Strict):
     """What stands in layout.yaml."""
 
-    days: Annotated[int, Field(ge=1, le=3650)]
+    days: Annotated[int, Field(strict=True, ge=1, le=3650)]
     steps: Performers
 
 
