@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.attest.signing import refuse_unable, sign_rebuild
 from pipeline.context import CHECKOUT, Context, store_folder
 from pipeline.errors import ProofError, UsageError
 from pipeline.lock import write_atomically
@@ -57,6 +58,7 @@ def rebuild(asked: Asked, progress: Progress, checkout: Path = CHECKOUT) -> Proo
     )  # fmt: skip
     with _sources(context, asked.sources):
         refuse_other_inputs(candidate, context)
+        refuse_unable(asked.candidate, context)
         bring_sources(context)
         prover = Prover(context, candidate.locks)
         chosen, omitted = prover.possible()
@@ -66,6 +68,10 @@ def rebuild(asked: Asked, progress: Progress, checkout: Path = CHECKOUT) -> Proo
         with prover.attempt(chosen) as attempt:
             progress.step("comparing")
             judged = judge(candidate, attempt, context, exceptions, Store(store_folder()).use)
+            progress.step("signing what came out the same")
+            target = signatures_path(asked)
+            sign_rebuild(asked.candidate, context, attempt.dist.parent, target, [v.name for v in chosen], omitted)
+            progress.say(f"  signed in {target}/provenance")
         causes = find_causes(judged, prover, chosen, context) if asked.explain else []
     limits = {"platforms": [f"linux/{a}" for a in asked.arches], "components": asked.components}
     proof = Proof(candidate, limits, chosen, omitted, judged, causes)
@@ -132,6 +138,19 @@ def _seconds(item: Judged, context: Context) -> float:
 def result_path(asked: Asked) -> Path:
     """Where the result of a proof is written."""
     return asked.output or asked.candidate.with_name(f"{asked.candidate.name}.proof.json")
+
+
+def signatures_path(asked: Asked) -> Path:
+    """Where the rebuilder's signatures go: into the candidate's folder, or beside the result if that is read-only.
+
+    There they stand in the same places below a folder, to be copied into the candidate's.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=asked.candidate):
+            return asked.candidate
+    except OSError:
+        path = result_path(asked)
+        return path.with_name(f"{path.name.removesuffix('.json')}.signed")
 
 
 def refuse_unwritable(path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
+from pipeline.attest.signing import sign_release
 from pipeline.context import Context, Options
 from pipeline.errors import BuildError, NetworkError, PipelineError, SourceError, StoreError, UsageError
 from pipeline.graph import Graph, estimate
@@ -59,6 +60,8 @@ def release(context: Context) -> Summary:
         result = run_all(graph, scheduler, context)
         summary = hand_over(context, graph, result, whole=whole)
     refuse_failures(result, context)
+    if whole:
+        summary = replace(summary, changed=(*summary.changed, *sign_release(context)))
     if subject:
         note(context, subject, result)
     return summary

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.attest.places import signature_files
+from pipeline.attest.signing import key_digest
 from pipeline.context import Context, store_folder
 from pipeline.engine import code_digest
 from pipeline.errors import PipelineError
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 READ = ("charts", "components", "images", "install")
 """Folders of a checkout that every release reads, besides its own below releases/."""
+SIGNED = ("provenance/builder-", "provenance/links/")
+"""What paths of signatures begin with that a run makes; others come and go without it."""
 
 
 def recall(context: Context, subject: Digest) -> tuple[int, Path] | None:
@@ -39,6 +43,8 @@ def recall(context: Context, subject: Digest) -> tuple[int, Path] | None:
         records = [context.store.root / "records" / f"{Digest(key).hex}.json" for key in seen["records"]]
         folder = Path(seen["folder"])
         published = {RootedPath.parse(name).under(folder): digest for name, digest in seen["dist"].items()}
+        if seen["key"] != key_digest("builder"):
+            return None
         if not all(context.store.has(o.digest, o.size) for o in outputs) or not all(p.exists() for p in records):
             return None
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # gigabytes; hashing releases the interpreter
@@ -64,10 +70,13 @@ def note(context: Context, subject: Digest, result: "Result") -> None:
     try:
         text = manifest.read_bytes()
         published = {a["name"]: a["digest"] for a in json.loads(text)["artifacts"]}
+        signed = [n for n in signature_files(context.dist) if n.startswith(SIGNED)]
+        published |= {name: str(Digest.of_file(context.dist / name)) for name in signed}
         facts = {
             "outputs": sorted(made),
             "folder": str(context.dist),
             "dist": {**published, manifest.name: str(Digest.of_bytes(text))},
+            "key": key_digest("builder"),
             "records": sorted(Digest.of_bytes(canonical(r.parts)).hex for r in result.records.values()),
         }
         write_atomically(path, json.dumps(facts).encode())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from pipeline.attest.places import UNTRACKED, is_signature, kind_of
+from pipeline.attest.places import UNTRACKED, kind_of
 from pipeline.context import Context
 from pipeline.errors import SourceError
 from pipeline.graph import Graph, Ref
@@ -15,7 +15,7 @@ from pipeline.image.layer import layer_roots
 from pipeline.lock import Package
 from pipeline.model import Digest, Module
 from pipeline.plan import plan
-from pipeline.publish.published import Artifact, Published
+from pipeline.publish.published import Artifact, Manifest, Published
 from pipeline.roots import Root
 from pipeline.sbom.purl import of_module, purl
 from pipeline.units import Unit
@@ -60,9 +60,9 @@ class Facts:
     subjects: Mapping[str, Subject]
 
     @property
-    def version(self) -> str:
-        """`vX.Y.Z+rforN`."""
-        return self.published.manifest.version
+    def manifest(self) -> Manifest:
+        """What release.json says."""
+        return self.published.manifest
 
     @cached_property
     def locks(self) -> dict[str, Digest]:
@@ -78,11 +78,6 @@ class Facts:
     def of_kind(self, kind: str) -> dict[str, Subject]:
         """The subjects of a kind."""
         return {name: s for name, s in sorted(self.subjects.items()) if s.kind == kind}
-
-    def platforms(self) -> list[str]:
-        """Those that the subjects are for."""
-        own = {s.platform for s in self.subjects.values() if s.platform}
-        return sorted(own) if own else sorted(self.published.manifest.platforms)
 
     def only(self, names: Iterable[str]) -> "Facts":
         """The same about some subjects."""
@@ -105,7 +100,7 @@ class Facts:
             if key in keys:
                 found += [_package(p, root) for p in root.packages]
         if any(a.startswith("tarball/") for a in actions):
-            inputs = next(iter(self.published.manifest.inputs.values()), None)
+            inputs = next(iter(self.manifest.inputs.values()), None)
             if isinstance(inputs, dict) and "install" in inputs:
                 found.append(_pin(f"{TREE}install", Digest.parse(inputs["install"]).hex, name="install"))
         unique = {(d["uri"], *d["digest"].values()): d for d in found}
@@ -166,8 +161,6 @@ def facts_of(published: Published, context: Context) -> Facts:
     )
     for artifact in [*manifest.artifacts, whole]:
         name, kind = artifact.name, kind_of(artifact.name)
-        if is_signature(name):
-            raise SourceError(f"{published.folder}/release.json names {name}, where only signatures stand")
         action, output = places.get(name, (WRITER, "") if name in written else ("", ""))
         if not action and kind != UNTRACKED:
             raise SourceError(f"no action of this checkout makes {name}, which {published.folder}/release.json names")

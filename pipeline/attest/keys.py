@@ -7,7 +7,6 @@ names a signer in place of ROLE.key, such as `hsm:2?label=rfo`. Only the process
 import base64
 import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from getpass import getpass
@@ -163,6 +162,9 @@ def ask(name: str) -> str:
     known = os.environ.get("RFO_PASSPHRASE")
     if known is not None:
         return known
-    if not sys.stdin.isatty():
-        raise TrustError(f"the key {name} has a passphrase, and nobody can be asked", "set RFO_PASSPHRASE")
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))  # the signer's standard input is its request
+    except OSError as error:
+        reason = f"the key {name} has a passphrase, and nobody can be asked"
+        raise TrustError(reason, "set RFO_PASSPHRASE") from error
     return getpass(f"passphrase of {name}: ")

@@ -75,11 +75,6 @@ def rebuild_place(keyid: str) -> str:
     return f"{signer_folder('rebuilder', keyid)}/rebuild{BUNDLE}"
 
 
-def link_place(step: str, keyid: str) -> str:
-    """Of an in-toto link, under the name that in-toto's verifier looks for."""
-    return f"{LINKS}/{step}.{keyid[:8]}.link"
-
-
 def kind_of(path: str) -> str:
     """The kind of a published file."""
     return next(k for pattern, k in _kinds() if fnmatch.fnmatchcase(path, pattern))

@@ -1,5 +1,7 @@
 """Write dist/VERSION from the store: files first, `release.json` last; the same content is not written again.
 
+Signatures of what stood there before are removed. They are the only files of a release that this does not write.
+
 A run for some architectures replaces only what belongs to them. What an earlier run made of the others stays if it
 was made from the same inputs, and is removed, and said, if not: a folder never mixes two releases.
 """
@@ -12,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipeline.attest.places import is_signature, remove_signatures
 from pipeline.context import Context
 from pipeline.errors import PipelineError, StoreError
 from pipeline.graph import Graph
@@ -29,7 +32,7 @@ from pipeline.scheduler import Result
 from pipeline.store import Output, Store, store_error
 
 PUBLISHED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._+@-]{0,127}/){0,4}[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}")
-"""Places of the files in a release's folder."""
+"""Places of the files that release.json names."""
 TEMPORARY = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._+@-]*\.[a-z0-9_]{8}")
 """Names that `tempfile` gives to files on their way."""
 
@@ -66,13 +69,9 @@ def _write(context: Context, folder: Path, graph: Graph, result: Result, complet
     for platform in old["platforms"]:
         if platform not in manifest["platforms"]:
             _keep(folder, old, platform, manifest, context)
-    manifest["binaries"].sort(key=lambda b: (b["component"], b["name"], b["platform"]))
-    texts = {"NOTES.md": render_notes(manifest).encode()}
-    for name in sorted(set(manifest["bases"].values())):
-        if lock := find_base_lock(context, context.definitions.base(name)):
-            texts[f"{name}.lock"] = lock.render().encode()
-    manifest["artifacts"] += [_entry(n, Digest.of_bytes(t), len(t)) for n, t in texts.items()]
-    manifest["artifacts"].sort(key=lambda a: a["name"])
+    texts = write_texts(manifest, context)
+    if not _holds(folder / "release.json", texts["release.json"]):
+        remove_signatures(folder)  # before anything else: they are about other content
     changed = []
     for name, (output, _) in artifacts_of(graph, result, complete).items():
         if not _same(folder, name, output):
@@ -80,15 +79,31 @@ def _write(context: Context, folder: Path, graph: Graph, result: Result, complet
             changed.append(name)
     for name in {a["name"] for a in old["artifacts"]} - {a["name"] for a in manifest["artifacts"]}:
         _remove(folder, name)
-    for name, text in {**texts, "release.json": render_manifest(manifest)}.items():
+    for name, text in texts.items():
         path = folder / name
-        if path.is_symlink() or not path.is_file() or path.read_bytes() != text:
+        if not _holds(path, text):
             write_atomically(path, text)
             changed.append(name)
     for stale in folder.rglob(".*"):  # of a run that was killed; nobody else writes here now
         if TEMPORARY.fullmatch(stale.name):
             stale.unlink()
     return sorted(changed)
+
+
+def write_texts(manifest: dict[str, Any], context: Context) -> dict[str, bytes]:
+    """What the writer itself makes of a manifest, by name, release.json last; the manifest gets the others' digests."""
+    manifest["binaries"].sort(key=lambda b: (b["component"], b["name"], b["platform"]))
+    texts = {"NOTES.md": render_notes(manifest).encode()}
+    for name in sorted(set(manifest["bases"].values())):
+        if lock := find_base_lock(context, context.definitions.base(name)):
+            texts[f"{name}.lock"] = lock.render().encode()
+    manifest["artifacts"] += [_entry(n, Digest.of_bytes(t), len(t)) for n, t in texts.items()]
+    manifest["artifacts"].sort(key=lambda a: a["name"])
+    return {**texts, "release.json": render_manifest(manifest)}
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    return path.is_file() and not path.is_symlink() and path.read_bytes() == text
 
 
 def _entry(name: str, digest: Digest, size: int) -> dict[str, Any]:
@@ -100,7 +115,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         old = json.loads((folder / "release.json").read_bytes())
         outputs = [(a["name"], Output(Digest.parse(a["digest"]), int(a["size"]))) for a in old["artifacts"]]
-        if all(PUBLISHED.fullmatch(name) for name, _ in outputs):
+        if all(PUBLISHED.fullmatch(name) and not is_signature(name) for name, _ in outputs):
             return {k: old[k] for k in ("platforms", "artifacts", "bases", "binaries", "inputs")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, PipelineError):
         pass

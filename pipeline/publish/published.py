@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.attest.places import is_signature
 from pipeline.errors import PipelineError, SourceError, UsageError
 from pipeline.model import Digest, ReleaseVersion
 from pipeline.publish.dist import PUBLISHED
@@ -167,6 +168,8 @@ def read_published(folder: Path) -> Published:
         manifest = Manifest.model_validate_json(text)
         if len({a.name for a in manifest.artifacts}) != len(manifest.artifacts):
             raise SourceError("an artifact stands twice")
+        if odd := [a.name for a in manifest.artifacts if is_signature(a.name)]:
+            raise SourceError(f"{odd[0]} is named, where only signatures stand")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         reason = f"{'.'.join(map(str, first['loc'])) or 'whole file'}: {first['msg']}"

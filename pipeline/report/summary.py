@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
+from pipeline.attest.places import is_signature
 from pipeline.report.progress import duration, size
 
 BLOBS = "images/blobs/"
@@ -35,9 +36,11 @@ def say_summary(summary: "Summary", context: "Context", seconds: float, *, as_js
     if summary.dist is None:
         return
     where = summary.dist.relative_to(context.checkout)
-    wrote = [n for n in summary.changed if not n.startswith(BLOBS)]
-    blobs = len(summary.changed) - len(wrote)
+    signed = sum(map(is_signature, summary.changed))
+    wrote = [n for n in summary.changed if not n.startswith(BLOBS) and not is_signature(n)]
+    blobs = len(summary.changed) - len(wrote) - signed
     wrote += [f"{blobs} blobs of images"] if blobs else []
+    wrote += [f"{signed} signed statements"] if signed else []
     context.progress.say(f"{where}: " + (f"wrote {', '.join(wrote)}" if wrote else "nothing changed"))
     for file in sorted((*summary.dist.glob("*.tar.gz"), *summary.dist.glob("*.tar.zst"))):
         context.progress.say(f"  {size(file.stat().st_size):>10}  {file.name}")

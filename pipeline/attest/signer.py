@@ -1,0 +1,339 @@
+"""The process that signs: `python -m pipeline.attest.signer`, a request as JSON on its standard input.
+
+It believes nobody. It hashes every file itself, makes release.json again from definitions, locks and the store's
+records of what was built, and signs what came out the same. It alone reads private keys, and prints none: its answer is
+JSON, `{"written": […]}`, or `{"reason", "hint", "kind"}` with the error's exit code.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from pipeline.attest.facts import WRITER, Facts, facts_of
+from pipeline.attest.keys import Signing, keys_folder, load_signing, spki_of
+from pipeline.attest.links import PAYLOAD_TYPE as LINK_TYPE
+from pipeline.attest.links import make_links
+from pipeline.attest.places import BUNDLE, UNTRACKED, signature_files, signer_folder
+from pipeline.attest.provenance import (
+    Proved,
+    Witness,
+    provenance_statements,
+    rebuild_statement,
+    sbom_statements,
+)
+from pipeline.attest.signing import DEVELOPMENT
+from pipeline.attest.statement import keyed_bundle
+from pipeline.engine import HERE, code_digest
+from pipeline.errors import PipelineError, TrustError
+from pipeline.graph import cached
+from pipeline.lock import write_atomically
+from pipeline.model import Digest
+from pipeline.process import run
+from pipeline.proof.candidate import Candidate, context_of, refuse_other_inputs
+from pipeline.publish.dist import write_texts
+from pipeline.publish.manifest import describe_release
+from pipeline.publish.published import Published, read_published
+from pipeline.report.progress import Progress
+from pipeline.scheduler import Result
+from pipeline.sources.tree import HOOKS
+from pipeline.store import Output, Store, store_error
+from pipeline.strict import Strict
+from pipeline.verifier.bundle import MAX_BUNDLE, hint_of, pae, read_bundle
+from pipeline.verifier.encoding import Refused
+from pipeline.verifier.envelope import read_envelope
+from pipeline.verifier.statement import PAYLOAD_TYPE
+
+MAX_REQUEST = 1 << 20
+
+
+class Request(Strict):
+    """What is asked of the signer."""
+
+    role: Literal["builder", "rebuilder"]
+    """The release role signs in `pipeline.promote`."""
+    folder: Path
+    """Of the release."""
+    checkout: Path
+    store: Path
+    target: Path | None = None
+    """Where signatures are written, if not into the release's folder: another one with the same places."""
+    only_check: bool = False
+    """Whether just the key is judged."""
+    attempt: Path | None = None
+    """A rebuilder's: folder of the finished attempt, as pipeline/proof/worker.py leaves it."""
+    arches: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
+    """What the rebuild was limited to."""
+    variations: tuple[str, ...] = ()
+    not_varied: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: bytes) -> "Request":
+        """From JSON. Raises TrustError."""
+        try:
+            request = cls.model_validate_json(text)
+        except ValidationError as error:
+            raise TrustError(f"the signer was asked for something it does not understand: {error}") from error
+        if not request.only_check and (request.role == "rebuilder") != (request.attempt is not None):
+            raise TrustError(f"the signer does not sign this for the role {request.role!r}")
+        return request
+
+
+def sign(request: Request) -> dict[str, Any]:
+    """Check everything, sign it, and write what is not there yet. Raises PipelineError, naming what is not right."""
+    signing = load_signing(request.role, keys_folder())
+    witness = _witness(request.role, signing)
+    if request.role == "rebuilder":
+        refuse_own_candidate(request.folder, signing)
+    if request.only_check:
+        return {"written": []}
+    store, folder = Store(request.store), os.fsencode(request.folder)
+    with store.exclusive(f"sign-{Digest.of_bytes(folder).hex}"):  # another run may sign the same release
+        facts = _facts(request, store)
+        if request.attempt is None:
+            refuse_unmade(facts)
+            statements = provenance_statements(facts, witness) | sbom_statements(facts, witness)
+        else:
+            names, different = prove(facts, request.attempt, request.arches, request.components)
+            facts = facts.only(names)
+            proved = Proved(request.variations, request.not_varied, different)
+            statements = provenance_statements(facts, witness) | rebuild_statement(facts, witness, proved)
+        links = make_links(facts, signing)
+        return {"written": write_signatures(request.target or request.folder, statements, links, signing)}
+
+
+def _facts(request: Request, store: Store) -> Facts:
+    """Those of the release, every file of it hashed, if this checkout would make it. Raises PipelineError."""
+    published = read_hashed(request.folder)
+    names = {b: f"{b}.lock" for b in published.manifest.bases.values() if f"{b}.lock" in published.artifacts}
+    candidate = Candidate(published, {b: published.file(n).read_bytes() for b, n in names.items()})
+    silent = Progress(stream=StringIO())
+    context = context_of(candidate, silent, request.checkout, arches=(), components=(), offline=True)
+    context.store = store
+    refuse_other_inputs(candidate, context)
+    return facts_of(published, context)
+
+
+def read_hashed(folder: Path) -> Published:
+    """The release in a folder, every file hashed, on all cores. Raises SourceError, naming what is not right."""
+    published = read_published(folder)
+    ordered = sorted(published.artifacts.values(), key=lambda a: -a.size)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(lambda a: published.file(a.name), ordered))
+    return published
+
+
+def refuse_unmade(facts: Facts) -> None:
+    """Raise TrustError, naming it, if the store's records do not have something of the release with the same bytes."""
+    context, store = facts.context, facts.context.store
+    result = Result()
+    for name in facts.graph.order:
+        action = facts.graph.actions[name]
+        if all(d in result.outputs for d in action.dependencies):
+            _, _, record = cached(action, result.outputs, store)
+            if record:
+                result.outputs[name] = dict(record.outputs)
+    remedy = "make it here: ./inv release, for all of its architectures"
+    if missing := [n for n in facts.graph.order if n not in result.outputs]:
+        raise TrustError(f"the store has no record of {missing[0]}, which {facts.published.folder} needs", remedy)
+    for subject in facts.subjects.values():
+        if subject.action in facts.graph.actions:
+            _refuse_other(subject.name, result.outputs[subject.action].get(subject.output), subject.digest, remedy)
+    arches = [p.removeprefix("linux/") for p in facts.manifest.platforms]
+    texts = write_texts(describe_release(context, facts.graph, result, arches), context)
+    for name, text in texts.items():
+        if (facts.published.folder / name).read_bytes() != text:
+            raise TrustError(f"{facts.published.folder / name} is not what definitions and records make of it", remedy)
+    compiled = [s for s in facts.subjects.values() if s.kind == "binary"]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for subject, path in zip(compiled, pool.map(store.use, (s.digest for s in compiled)), strict=True):
+            if path is None:
+                raise TrustError(f"{subject.name} is missing from the store or was damaged there", remedy)
+
+
+def _refuse_other(name: str, made: Output | None, digest: Digest, remedy: str) -> None:
+    if made is None or made.digest != digest:
+        found = made.digest if made else "nothing"
+        raise TrustError(f"{name} is not what was built\n  expected {found}\n  found    {digest}", remedy)
+
+
+def refuse_own_candidate(folder: Path, signing: Signing) -> None:
+    """Raise TrustError if a builder's statements beside a candidate are signed with the rebuilder's key.
+
+    One key is one witness, whatever it is called.
+    """
+    own = hint_of(spki_of(signing.key))
+    remedy = "make another one on this host: ./inv keys new --role rebuilder"
+    builder = keys_folder() / "builder.pub"
+    if builder.is_file() and builder.read_bytes() == (keys_folder() / "rebuilder.pub").read_bytes():
+        raise TrustError("the rebuilder's key is the builder's: nobody else would have seen the release", remedy)
+    for name in signature_files(folder):
+        if name.startswith("provenance/builder-") and name.endswith(BUNDLE):
+            try:
+                hint = read_bundle(_read(folder / name, MAX_BUNDLE), name).hint
+            except (Refused, OSError):
+                continue  # it proves nothing to anybody
+            if hint == own:
+                raise TrustError(f"{name} is signed with the rebuilder's key: one key is one witness", remedy)
+
+
+def prove(facts: Facts, attempt: Path, arches: Iterable[str], components: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The names of what an attempt made with the same bytes, and of what it made otherwise or not at all.
+
+    Every file of the attempt is hashed again. Of a limited one, only what it can prove is named: of some platforms no
+    index of images or what names one, of some components their programs.
+    """
+    made_for = [p.removeprefix("linux/") for p in facts.manifest.platforms]
+    chosen, units = set(arches) or set(made_for), set()
+    platforms = {f"linux/{a}" for a in chosen}
+    if wanted := set(components):
+        units = {u.name for u in facts.context.all_units if u.component in wanted}
+    late, whole = facts.graph.after("index/"), chosen == set(made_for)
+    scope = []
+    for subject in facts.subjects.values():
+        if units:
+            if subject.kind == "binary" and subject.platform in platforms and subject.name.split("/")[1] in units:
+                scope.append(subject)
+        elif subject.kind != UNTRACKED and (whole or (subject.platform in platforms and subject.action not in late)):
+            scope.append(subject)
+    outputs = json.loads((attempt / "result.json").read_bytes())["outputs"]
+    store, dist = Store(attempt / "store"), attempt / "dist"
+
+    def same(subject: Any) -> bool:
+        if subject.name in facts.published.artifacts or subject.action == WRITER:
+            path = dist / subject.name
+            return path.is_file() and not path.is_symlink() and Digest.of_file(path) == subject.digest
+        made = outputs.get(subject.action, {}).get(subject.output)
+        return made is not None and made[0] == str(subject.digest) and store.use(subject.digest) is not None
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        equal = {s.name: found for s, found in zip(scope, pool.map(same, scope), strict=True)}
+    more = set()
+    if whole and not units:
+        known = {*facts.published.artifacts, "release.json"}
+        more = {p.relative_to(dist).as_posix() for p in dist.rglob("*") if p.is_file()} - known
+    return [n for n, found in equal.items() if found], sorted({*(n for n, f in equal.items() if not f), *more})
+
+
+def write_signatures(
+    target: Path, statements: Mapping[str, bytes], links: Mapping[str, bytes], signing: Signing
+) -> list[str]:
+    """Write what is not there yet, or not good, and remove what this key signed before and does not sign now.
+
+    Signatures are random: one that stands there and is good stays. Returns the paths that were written.
+    """
+    spki = spki_of(signing.key)
+    written = []
+    try:
+        for path in signature_files(target):
+            mine = path.startswith(f"{signer_folder(signing.role, signing.key.keyid)}/")
+            if (mine or path.endswith(f".{signing.key.keyid[:8]}.link")) and path not in {**statements, **links}:
+                (target / path).unlink()
+        for path, payload in statements.items():
+            if not _is_signed(target / path, payload, signing):
+                signature = signing.sign(pae(PAYLOAD_TYPE, payload))
+                write_atomically(target / path, keyed_bundle(payload, signature, spki))
+                written.append(path)
+        for path, data in links.items():
+            if not _is_linked(target / path, data, signing):
+                write_atomically(target / path, data)
+                written.append(path)
+    except OSError as error:
+        raise store_error(error, target) from error
+    return sorted(written)
+
+
+def _is_signed(path: Path, payload: bytes, signing: Signing) -> bool:
+    """Whether a file is a bundle of this statement with a good signature of this key."""
+    try:
+        bundle = read_bundle(_read(path, MAX_BUNDLE), path.name)
+    except (Refused, OSError):
+        return False
+    own = bundle.hint == hint_of(spki_of(signing.key))
+    return own and bundle.payload == payload and _verifies(signing, bundle.message, bundle.signature)
+
+
+def _is_linked(path: Path, data: bytes, signing: Signing) -> bool:
+    """Whether a file is the link in `data`, with a good signature of this key, if with another one."""
+    try:
+        old, new = (read_envelope(d, path.name, MAX_BUNDLE, LINK_TYPE) for d in (_read(path, MAX_BUNDLE), data))
+    except (Refused, OSError):
+        return False
+    keyid = str(signing.key.keyid)
+    same = old.payload == new.payload and list(old.signatures) == [keyid]
+    return same and _verifies(signing, pae(LINK_TYPE, old.payload), old.signatures[keyid])
+
+
+def _verifies(signing: Signing, message: bytes, signature: bytes) -> bool:
+    from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+    from securesystemslib.signer import Signature
+
+    try:
+        signing.key.verify_signature(Signature(signing.key.keyid, signature.hex()), message)
+    except (UnverifiedSignatureError, VerificationError):
+        return False
+    return True
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """A plain file's content, up to one byte more than `limit`. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(limit + 1)
+
+
+def _witness(role: str, signing: Signing) -> Witness:
+    """Raises TrustError if the key is bound to no builder id, or to a real one while the engine's files were edited."""
+    path = keys_folder() / f"{role}.id"
+    try:
+        name = path.read_text().strip()
+    except (OSError, ValueError) as error:
+        raise TrustError(
+            f"{path}: the builder id of the key cannot be read: {error}",
+            f"write the URI there that the policy binds to the key: echo URI > {path}",
+        ) from error
+    if not name.startswith("https://") or any(c.isspace() for c in name):
+        raise TrustError(f"{path}: {name[:200]!r} is no URI of a builder")
+    dirty = is_dirty(HERE.parent)
+    if dirty and not name.startswith(DEVELOPMENT):
+        raise TrustError(
+            f"{HERE.parent} is not as it was committed, and {name} signs only what a commit names",
+            "commit or undo the changes: git status; or sign with a development key",
+        )
+    return Witness(role, name, str(signing.key.keyid), code_digest("."), dirty)
+
+
+def is_dirty(checkout: Path) -> bool:
+    """Whether tracked files were edited, code was added that is not tracked, or there is no commit to compare with."""
+    if not (checkout / ".git").exists():
+        return True
+    env = {k: v for k, v in os.environ.items() if k not in HOOKS}
+    command = ["git", "-C", str(checkout), "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all"]
+    lines = os.fsdecode(run(command, env=env).stdout).split("\0")
+    return any(line and (line[:2] != "??" or line[3:].startswith(f"{HERE.name}/")) for line in lines)
+
+
+def main() -> int:
+    """Answer one request; returns the exit status."""
+    try:
+        answer = sign(Request.read(sys.stdin.buffer.read(MAX_REQUEST)))
+    except PipelineError as error:
+        fault = error
+    except Exception as error:
+        fault = PipelineError(f"the signer failed: {type(error).__name__}: {error}")
+    else:
+        print(json.dumps(answer))
+        return 0
+    print(json.dumps({"reason": fault.reason, "hint": fault.hint, "kind": fault.kind}))
+    return fault.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

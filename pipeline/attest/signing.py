@@ -1,0 +1,95 @@
+"""Ask the process that signs. Whoever asks holds no private key and loads no library for signatures."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.attest.keys import keys_folder, new_key
+from pipeline.context import Context
+from pipeline.engine import HERE
+from pipeline.errors import PipelineError, TrustError
+from pipeline.model import Digest
+
+DEVELOPMENT = "https://rfolabs.github.io/rfo/builders/development-"
+"""What builder ids of keys begin with that nobody has to trust; the role follows."""
+
+
+def sign_release(context: Context) -> tuple[str, ...]:
+    """Have the builder's signatures beside what was published; returns what was written. Raises PipelineError."""
+    have_key("builder", context)
+    return tuple(_ask({**_places(context), "role": "builder", "folder": str(context.dist)})["written"])
+
+
+def refuse_unable(candidate: Path, context: Context) -> None:
+    """Raise TrustError, before half an hour is spent, if the rebuilder could not sign what it finds of a candidate."""
+    have_key("rebuilder", context)
+    _ask({**_places(context), "role": "rebuilder", "folder": str(candidate), "only_check": True})
+
+
+def sign_rebuild(
+    candidate: Path, context: Context, attempt: Path, target: Path, varied: Sequence[str], not_varied: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Have the rebuilder's signatures of what an attempt made, below `target`; returns what was written.
+
+    `attempt` is the folder of pipeline/proof/worker.py. What was limited is said by the options of `context`.
+    """
+    options = context.options
+    asked = {
+        "role": "rebuilder",
+        "folder": str(candidate),
+        "target": str(target),
+        "attempt": str(attempt),
+        "arches": list(context.arches),
+        "components": list(options.components),
+        "variations": list(varied),
+        "not_varied": dict(not_varied),
+    }
+    return tuple(_ask({**_places(context), **asked})["written"])
+
+
+def have_key(role: str, context: Context) -> None:
+    """Make a development key if there is none at all for a role, and say so. Raises UsageError, TrustError."""
+    folder = keys_folder()
+    if (folder / f"{role}.pub").is_file():
+        return
+    with context.store.exclusive("keys"):
+        if not (folder / f"{role}.pub").is_file():
+            new_key(role, folder)
+            try:
+                (folder / f"{role}.id").write_text(f"{DEVELOPMENT}{role}\n")
+            except OSError as error:
+                raise TrustError(f"{folder}/{role}.id cannot be written: {error.strerror}") from error
+            context.progress.say(f"  made a DEVELOPMENT key for the {role} in {folder}: it proves nothing to others")
+
+
+def key_digest(role: str) -> str:
+    """Of the public key of a role; empty if there is none."""
+    try:
+        return str(Digest.of_file(keys_folder() / f"{role}.pub"))
+    except OSError:
+        return ""
+
+
+def _places(context: Context) -> dict[str, Any]:
+    return {"checkout": str(context.checkout), "store": str(context.store.root)}
+
+
+def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The signer's answer. Raises the error that it ended with."""
+    command = [sys.executable, "-m", "pipeline.attest.signer"]
+    done = subprocess.run(
+        command, input=json.dumps(request).encode(), stdout=subprocess.PIPE, cwd=HERE.parent, check=False
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+        if done.returncode == 0:
+            return answer
+        kinds: dict[str, type[PipelineError]] = {c.kind: c for c in PipelineError.__subclasses__() if "kind" in vars(c)}
+        said = kinds.get(answer["kind"], PipelineError)
+        error = said(str(answer["reason"]), str(answer["hint"]))
+    except (ValueError, KeyError, TypeError) as fault:
+        raise TrustError(f"the process that signs ended with status {done.returncode} and said nothing") from fault
+    raise error
