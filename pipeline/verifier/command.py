@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gc
 import os
 import re
 import sys
@@ -41,6 +42,7 @@ _ARCH = re.compile(r"[a-z0-9]{1,16}")
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     code, line = REFUSED, ""
+    gc.disable()  # a short life, in which large documents are read once
     try:
         return _run(_parser().parse_args(arguments))
     except SystemExit as stop:  # argparse has said why
@@ -94,7 +96,7 @@ def _run(asked: argparse.Namespace) -> int:
     report = verify(Path(asked.release), root, options)
     if report.exit_code == ACCEPTED and (asked.state or asked.purpose):
         _remember(report, explicit=bool(asked.state))
-    _print(report, as_json=asked.json)
+    print_report(report, as_json=asked.json)
     return report.exit_code
 
 
@@ -162,7 +164,8 @@ def _remember(report: Report, *, explicit: bool) -> None:
             report.notes.append(f"nothing is remembered of this: {refused}")
 
 
-def _print(report: Report, *, as_json: bool) -> None:
+def print_report(report: Report, *, as_json: bool) -> None:
+    """Print everything that was found: reasons on standard error, the rest on standard output."""
     if as_json:
         print(render_json(report), end="")
         return

@@ -10,9 +10,6 @@ import binascii
 import json
 from typing import Any
 
-MAX_DEPTH = 32
-"""Levels of lists and mappings; nothing of ours has more than twelve."""
-
 
 class Refused(Exception):
     """A reason not to accept something: what it is about, what was expected, what was found."""
@@ -28,6 +25,10 @@ class Refused(Exception):
 def canonical(value: Any) -> bytes:
     """The one spelling of a value. Raises TypeError for floats and keys that are not text, ValueError for bad text."""
     _refuse_ambiguous(value)
+    return _spelled(value)
+
+
+def _spelled(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -52,18 +53,17 @@ def parse(data: bytes, what: str, limit: int) -> Any:
         raise Refused(what, "is too large", f"at most {limit} bytes", f"{len(data)} bytes")
     try:
         value = json.loads(data.decode(), object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float)
-        _refuse_depth(value, MAX_DEPTH)
     except (ValueError, RecursionError) as error:
         raise Refused(what, f"is not JSON as it should be: {error}") from error
     return value
 
 
-def parse_canonical(data: bytes, what: str, limit: int) -> Any:
-    """A JSON file of ours: the canonical form and a line feed, and nothing else. Raises Refused."""
+def parse_canonical(data: bytes, what: str, limit: int, end: bytes = b"\n") -> Any:
+    """A JSON file of ours: the canonical form and a line feed, or another `end`, and nothing else. Raises Refused."""
     value = parse(data, what, limit)
     try:
-        same = canonical(value) + b"\n" == data
-    except ValueError:  # lone surrogates
+        same = _spelled(value) + end == data  # what `parse` lets through has one spelling
+    except (ValueError, RecursionError):  # lone surrogates, or nested as deep as nothing of ours
         same = False
     if not same:
         raise Refused(what, "is not in the canonical form: some of its bytes were changed")
@@ -79,14 +79,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_float(text: str) -> Any:
     raise ValueError(f"the number {text[:40]}")
-
-
-def _refuse_depth(value: Any, left: int) -> None:
-    if isinstance(value, (dict, list)):
-        if not left:
-            raise ValueError("nested too deeply")
-        for item in value.values() if isinstance(value, dict) else value:
-            _refuse_depth(item, left - 1)
 
 
 def decode64(text: Any, what: str) -> bytes:

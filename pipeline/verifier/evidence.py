@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.verifier.bundle import MAX_BUNDLE, Bundle, hint_of, read_bundle
 from pipeline.verifier.encoding import Refused
-from pipeline.verifier.folder import Folder, cores
+from pipeline.verifier.folder import Folder
 from pipeline.verifier.openssl import verifies
 from pipeline.verifier.policy import Policy, Signer
 from pipeline.verifier.released import Released
@@ -80,26 +79,18 @@ def read_evidence(
     What is refused is listed and counts for nothing.
     """
 
-    def one(path: str) -> Claim | Refused:
+    evidence = Evidence()
+    for path in sorted(paths):
         try:
             bundle = read_bundle(folder.read_named(path, MAX_BUNDLE, named[path]), path)
             claim = Claim(path, find_signer(bundle, policy, certified, path), bundle.statement)
             _check_claim(claim, released, manifest)
-            return claim
         except Refused as refused:
-            return refused
-
-    evidence = Evidence()
-    with ThreadPoolExecutor(cores()) as pool:
-        for found in pool.map(one, sorted(paths)):
-            if isinstance(found, Refused):
-                evidence.refused.append(found)
-            elif found.statement.predicate_type == PROVENANCE:
-                evidence.provenance.append(found)
-            elif found.statement.predicate_type == REBUILD:
-                evidence.rebuilt.append(found)
-            else:
-                evidence.attested.append(found)
+            evidence.refused.append(refused)
+            continue
+        kind = claim.statement.predicate_type
+        lists = {PROVENANCE: evidence.provenance, REBUILD: evidence.rebuilt}
+        lists.get(kind, evidence.attested).append(claim)
     return evidence
 
 

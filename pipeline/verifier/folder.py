@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import signal
 import stat
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline.verifier.encoding import Refused
@@ -15,6 +17,8 @@ from pipeline.verifier.encoding import Refused
 PIECE = 1 << 20
 """Bytes per read: from there on `hashlib` is as fast as openssl."""
 MAX_FILES = 100_000
+Hashed = Callable[[], "dict[str, str | Refused]"]
+"""Waits for digests by path; what could not be read has the reason in place of one."""
 
 
 class Missing(Refused):
@@ -81,19 +85,73 @@ class Folder:
                 total.update(memoryview(buffer)[:count])
         return total.hexdigest()
 
-    def digests(self, paths: Iterable[str]) -> dict[str, str | Refused]:
-        """Those of many files, the largest first, one thread per core; what cannot be read has its reason instead."""
+    def hashing(self, paths: Iterable[str]) -> Hashed:
+        """Begin to hash files, on every core; the call that is returned waits for the digests.
 
-        def one(path: str) -> str | Refused:
+        What cannot be read has the reason in its place.
+        """
+        shares = split_evenly({path: self.sizes[path] for path in paths}, cores())
+        if threading.active_count() == 1:
+            workers = [Worker(self, share) for share in shares]
+            return lambda: {path: found for worker in workers for path, found in worker.digests().items()}
+        from concurrent.futures import ThreadPoolExecutor  # late: it is slow to load
+
+        pool = ThreadPoolExecutor(cores())  # a process with threads must not be forked
+        running = [pool.submit(self._digests, share) for share in shares]
+        pool.shutdown(wait=False)
+        return lambda: {path: found for share in running for path, found in share.result().items()}
+
+    def _digests(self, paths: Iterable[str]) -> dict[str, str | Refused]:
+        found: dict[str, str | Refused] = {}
+        for path in paths:
             try:
-                return self.digest(path)
+                found[path] = self.digest(path)
             except Refused as refused:
-                return refused
+                found[path] = refused
+        return found
 
-        ordered = sorted(paths, key=lambda p: -self.sizes[p])
-        with ThreadPoolExecutor(cores()) as pool:
-            running = {path: pool.submit(one, path) for path in ordered}
-            return {path: future.result() for path, future in running.items()}
+
+class Worker:
+    """A process of its own that hashes files, so that this one can judge meanwhile: in Python, threads take turns."""
+
+    def __init__(self, folder: Folder, paths: list[str]) -> None:
+        self.paths = paths
+        self.output, end = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            try:
+                os.close(self.output)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                found = folder._digests(paths)
+                plain = {p: f if isinstance(f, str) else [f.subject, f.reason] for p, f in found.items()}
+                with os.fdopen(end, "w", encoding="utf-8", errors="surrogateescape") as file:
+                    json.dump(plain, file)
+            finally:
+                os._exit(0)
+        os.close(end)
+
+    def digests(self) -> dict[str, str | Refused]:
+        """What came of it, once it is done; files of which nothing came are refused."""
+        with os.fdopen(self.output, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+        os.waitpid(self.process, 0)
+        try:
+            found = json.loads(text)
+        except ValueError:  # it was killed
+            found = {}
+        failed = {path: Refused(path, "cannot be hashed") for path in self.paths}
+        return {**failed, **{p: f if isinstance(f, str) else Refused(*f) for p, f in found.items()}}
+
+
+def split_evenly(sizes: Mapping[str, int], parts: int) -> list[list[str]]:
+    """Files in as many lists of about equal size: the largest first, each into the list that has least."""
+    lists: list[list[str]] = [[] for _ in range(parts)]
+    filled = [0] * parts
+    for path in sorted(sizes, key=lambda p: -sizes[p]):
+        least = filled.index(min(filled))
+        lists[least].append(path)
+        filled[least] += sizes[path]
+    return [found for found in lists if found]
 
 
 def other_content(path: str, expected: str, found: str) -> Refused:

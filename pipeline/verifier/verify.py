@@ -16,7 +16,7 @@ from pipeline.verifier.bundle import MAX_BUNDLE, Bundle
 from pipeline.verifier.clock import DAY, check_clock, render_time
 from pipeline.verifier.encoding import Refused, parse
 from pipeline.verifier.evidence import EVIDENCE, Certified, Claim, read_evidence
-from pipeline.verifier.folder import Folder, Missing, other_content
+from pipeline.verifier.folder import Folder, Hashed, Missing, other_content
 from pipeline.verifier.judge import check_subjects, judge
 from pipeline.verifier.lists import LAYOUT_INDEX, check_lists, read_layout
 from pipeline.verifier.policy import Policy, read_policy
@@ -105,25 +105,33 @@ def wanted(folder: Path, root: bytes, options: Options) -> list[tuple[str, int]]
 
 def _verify(folder: Folder, root: bytes, options: Options, report: Report) -> None:
     report.refused += folder.odd
-    trust = read_trust(folder, root, options.state)
-    policy = _policy_of(trust)
-    report.policy, report.root = policy.name, trust.root.name
-    report.development = trust.development or policy.development
-    certified = _certified(trust.files.get("trusted_root.json"))
-    sealed = read_sealed(folder, trust, policy, certified)
-    report.version, report.folder = sealed.version, sealed.folder
-    report.refused += _check_version(sealed, options, report)
-    judged = [*options.scope.artifacts(sealed.named), *options.scope.evidence(sealed.named, policy)]
-    _check_files(folder, {n: sealed.named[n] for n in judged}, report)
-    if options.scope.whole:
-        report.refused += _check_listing(folder, sealed, trust)
-    released = read_released(folder.read_named(MANIFEST_NAME, MAX_MANIFEST, _manifest_digest(sealed.named)))
-    report.refused += check_manifest(sealed, released)
-    _check_time(trust, released, options, report)
-    items = _judge(folder, sealed.named, released, policy, certified, options, report)
-    if options.scope.whole:
-        report.refused += check_added(folder, sealed, policy, items, certified)
-    report.state = _next_state(trust, sealed, released, options)
+    hashed: Hashed = folder.hashing(folder.sizes if options.scope.whole else ())
+    named: dict[str, str] = {}
+    try:
+        trust = read_trust(folder, root, options.state)
+        policy = _policy_of(trust)
+        report.policy, report.root = policy.name, trust.root.name
+        report.development = trust.development or policy.development
+        certified = _certified(trust.files.get("trusted_root.json"))
+        sealed = read_sealed(folder, trust, policy, certified)
+        report.version, report.folder = sealed.version, sealed.folder
+        report.refused += _check_version(sealed, options, report)
+        judged = [*options.scope.artifacts(sealed.named), *options.scope.evidence(sealed.named, policy)]
+        named = {n: sealed.named[n] for n in judged}
+        if not options.scope.whole:
+            hashed = folder.hashing(n for n in judged if n in folder.sizes)
+        if options.scope.whole:
+            report.refused += _check_listing(folder, sealed, trust)
+        released = read_released(folder.read_named(MANIFEST_NAME, MAX_MANIFEST, _manifest_digest(sealed.named)))
+        report.refused += check_manifest(sealed, released)
+        _check_time(trust, released, options, report)
+        items = _judge(folder, sealed.named, released, policy, certified, options, report)
+        if options.scope.whole:
+            report.refused += check_added(folder, sealed, policy, items, certified)
+        report.state = _next_state(trust, sealed, released, options)
+    finally:
+        _compare(named, hashed(), report)
+        report.files, report.size = len(named), sum(folder.sizes.get(n, 0) for n in named)
 
 
 def _judge_candidate(
@@ -133,12 +141,14 @@ def _judge_candidate(
     released = read_released(folder.read(MANIFEST_NAME, MAX_MANIFEST))
     report.version, report.folder = released.version, released.folder
     named = {name: item.digest for name, item in released.artifacts.items()}
-    others = [n for n in folder.sizes if n == MANIFEST_NAME or EVIDENCE.fullmatch(n)]
-    for name, digest in folder.digests(others).items():
-        if isinstance(digest, Refused):
-            raise digest
-        named[name] = digest
-    _check_files(folder, {n: named[n] for n in released.artifacts}, report)
+    digests = folder.hashing(folder.sizes)()
+    _compare(named, digests, report)
+    for name in folder.sizes:
+        if name == MANIFEST_NAME or EVIDENCE.fullmatch(name):
+            digest = digests[name]
+            if isinstance(digest, Refused):
+                raise digest
+            named[name] = digest
     _judge(folder, named, released, policy, _certified(trusted_root), Options(allow_bases=bases), report)
 
 
@@ -203,17 +213,16 @@ def _check_documents(folder: Folder, named: Mapping[str, str], claims: Iterable[
     return found
 
 
-def _check_files(folder: Folder, named: Mapping[str, str], report: Report) -> None:
-    """Hash files and compare; what differs, or is not there, is refused by name."""
-    present = [n for n in named if n in folder.sizes]
-    report.refused += [Refused(n, "is missing", f"sha256:{named[n]}") for n in named if n not in folder.sizes]
-    for name, found in folder.digests(present).items():
-        if isinstance(found, Refused):
+def _compare(named: Mapping[str, str], digests: Mapping[str, str | Refused], report: Report) -> None:
+    """Refuse by name what is not there or has another digest than is signed."""
+    for name, expected in named.items():
+        found = digests.get(name)
+        if found is None:
+            report.refused.append(Refused(name, "is missing", f"sha256:{expected}"))
+        elif isinstance(found, Refused):
             report.refused.append(found)
-        elif found != named[name]:
-            report.refused.append(other_content(name, named[name], found))
-    report.files += len(present)
-    report.size += sum(folder.sizes[n] for n in present)
+        elif found != expected:
+            report.refused.append(other_content(name, expected, found))
 
 
 def _check_listing(folder: Folder, sealed: Sealed, trust: Trust) -> list[Refused]:
