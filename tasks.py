@@ -5,7 +5,7 @@ from typing import Any
 
 from invoke.collection import Collection
 
-from pipeline.cli import comparing, defining, developing, explaining, keeping, making, proving, sharing
+from pipeline.cli import accepting, comparing, defining, developing, explaining, keeping, making, proving, sharing
 
 _TASKS: list[Callable[..., Any]] = [
     making.release,
@@ -13,6 +13,7 @@ _TASKS: list[Callable[..., Any]] = [
     making.fetch,
     making.releases,
     proving.rebuild,
+    accepting.verify,
     sharing.push,
     sharing.mirror,
     defining.new_release,

@@ -1,0 +1,59 @@
+"""Commands that make a release of a candidate, and judge releases."""
+
+import sys
+from typing import Any
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from pipeline.cli.common import DEBUG, reporting
+
+
+@task(
+    positional=[],
+    iterable=["allow_base"],
+    help={
+        "release": "Folder of the release, such as dist/v1.25.4+rfor1, or its URL.",
+        "root": "Metadata of the root to trust (default: the newest of this host's trust repository).",
+        "as-of": "Judge expiry at this time (YYYY-MM-DD), not at the clock's.",
+        "allow-stale": "Accept metadata and a layout that have expired; says how old they are.",
+        "allow-base": "Accept this base besides the policy's; may be repeated.",
+        "allow-yanked": "Accept a release that was taken back.",
+        "expect-version": "Refuse any other version.",
+        "json": "Print everything as JSON on standard output.",
+        "debug": DEBUG,
+    },
+)
+def verify(
+    c: Context,
+    release: str = "",
+    root: str = "",
+    as_of: str = "",
+    allow_stale: bool = False,
+    allow_base: Any = None,
+    allow_yanked: bool = False,
+    expect_version: str = "",
+    json: bool = False,
+    debug: bool = False,
+) -> None:
+    """Judge a release: every byte, signature, link and the layout (exit 10: refused, 11: only expired)."""
+    from io import StringIO
+    from pathlib import Path
+
+    from pipeline.accept import Asked, accept, parse_options
+    from pipeline.errors import UsageError
+    from pipeline.report.progress import Progress
+    from pipeline.verifier.command import print_report
+
+    with reporting(debug):
+        if not release:
+            raise UsageError(
+                "which release? --release is missing", "name its folder: ./inv verify --release dist/VERSION"
+            )
+        options = parse_options(
+            as_of, expect_version, tuple(allow_base or ()), stale=allow_stale, yanked=allow_yanked
+        )  # fmt: skip
+        asked = Asked(release, Path(root).absolute() if root else None, options)
+        report = accept(asked, Progress(stream=StringIO()) if json else Progress())
+        print_report(report, as_json=json)
+        sys.exit(report.exit_code)
