@@ -19,6 +19,7 @@ from pipeline.bench.compiling import pipeline_build, plain_build, proof_build
 from pipeline.bench.files import comparing, copying, hashing
 from pipeline.bench.images import assembling, bundling, doubled, made_before, repacking
 from pipeline.bench.scale import growth
+from pipeline.bench.verify import verifying
 from pipeline.context import CHECKOUT, Context
 from pipeline.errors import HostError, PipelineError, UsageError
 from pipeline.pack.compress import ZSTD
@@ -39,6 +40,7 @@ BARS = {
     "images": 3.0,
     "bundle": 1.11,
     "image": 1.0,
+    "verify": 1.25,
 }
 """Ratios of wall time, pipeline to plain (80 % of a speed is a ratio of 1.25); seconds; MiB."""
 
@@ -68,6 +70,7 @@ def run_bench(context: Context, *, as_json: bool) -> None:
     stored, copied = copying(context.store)
     compared, once = comparing(context.store)
     images, image_rows = _images(context)
+    verified, verify_row = _verifying(context)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     facts = {
         "build_ratio": round(ours.wall / plain.wall, 3),
@@ -82,7 +85,7 @@ def run_bench(context: Context, *, as_json: bool) -> None:
         "engine_peak_mib": peak >> 20,
     }
     if as_json:
-        print(json.dumps(facts | images | {"components": names, "arches": list(context.arches)}, indent=2))
+        print(json.dumps(facts | images | verified | {"components": names, "arches": list(context.arches)}, indent=2))
         return
     rows = (
         ("cold build, wall", facts["build_ratio"], f"of plain go build  (bar {BARS['build']})"),
@@ -100,7 +103,7 @@ def run_bench(context: Context, *, as_json: bool) -> None:
         ("compare 1 GiB", facts["compare_ratio"], f"of hashing one of two equal files  (bar {BARS['compare']})"),
         ("engine peak", facts["engine_peak_mib"], f"MiB  (bar {BARS['peak']})"),
     )
-    for what, figure, unit in (*rows, *image_rows):
+    for what, figure, unit in (*rows, *image_rows, verify_row):
         say(f"  {what:<18} {figure:>8}  {unit}")
 
 
@@ -148,6 +151,18 @@ def _images(context: Context) -> tuple[dict[str, Any], list[Row]]:
     except HostError as error:
         rows.append(("image, packages", "skipped", error.render()))
     return facts, rows
+
+
+def _verifying(context: Context) -> tuple[dict[str, Any], Row]:
+    """Fact and row about verifying the release in dist/, if it was promoted."""
+    try:
+        ours, plain = verifying(context.dist)
+    except HostError as error:
+        return {}, ("verify a release", "skipped", error.render())
+    ratio = round(ours / plain, 3)
+    return {"verify_ratio": ratio}, (
+        "verify a release", ratio, f"of openssl dgst -sha256 on all cores, {ours:.2f} s  (bar {BARS['verify']})"
+    )  # fmt: skip
 
 
 def _noop(context: Context) -> float:
