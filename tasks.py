@@ -5,7 +5,18 @@ from typing import Any
 
 from invoke.collection import Collection
 
-from pipeline.cli import accepting, comparing, defining, developing, explaining, keeping, making, proving, sharing
+from pipeline.cli import (
+    accepting,
+    comparing,
+    defining,
+    developing,
+    explaining,
+    keeping,
+    keying,
+    making,
+    proving,
+    sharing,
+)
 
 _TASKS: list[Callable[..., Any]] = [
     making.release,
@@ -14,6 +25,7 @@ _TASKS: list[Callable[..., Any]] = [
     making.releases,
     proving.rebuild,
     accepting.verify,
+    keying.keys,
     sharing.push,
     sharing.mirror,
     defining.new_release,

@@ -49,6 +49,12 @@ def tools_ahead() -> Iterator[None]:
     process.wait()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Releases of tests are signed with keys that the first of them makes; nobody's own are touched."""
+    os.environ["RFO_KEYS"] = str(tmp_path_factory.mktemp("keys") / "keys")
+
+
 class MemoryExecutor:
     """An executor whose sandboxes succeed without doing anything."""
 

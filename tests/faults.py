@@ -207,7 +207,7 @@ class Place:
         result = Result()
         make_scheduler(context).replay(graph, result)
         outputs = {f"{a}:{n}": str(o.digest) for a, made in result.outputs.items() for n, o in made.items()}
-        return outputs | {p.name: str(Digest.of_file(p)) for p in self.dist.iterdir()}
+        return outputs | {p.name: str(Digest.of_file(p)) for p in self.dist.iterdir() if p.is_file()}
 
     def command(self, *arguments: str, prefix: Sequence[str] = ()) -> list[str]:
         """The command that runs the release in a process of its own and prints a JSON object."""

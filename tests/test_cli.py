@@ -32,7 +32,7 @@ def test_the_commands_are_listed(tmp_path: Path) -> None:
     assert done.returncode == 0
     for name in (
         "release", "lock", "fetch", "releases", "new-release", "rebuild", "push", "mirror", "explain", "why-rebuilt",
-        "diff", "gc", "store", "test", "bench",
+        "diff", "gc", "store", "test", "bench", "keys",
     ):  # fmt: skip
         assert f"  {name} " in done.stdout
 

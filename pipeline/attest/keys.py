@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ROLES = ("builder", "rebuilder", "release", "root-1", "root-2", "root-3", "targets", "snapshot", "timestamp")
 """The roles that a trust root knows; a folder of one host holds only what is signed there."""
 _ROLE = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_ID = re.compile(r"https://[!-~]{1,500}")
+_MAX_ID = 1000
 Secret = Callable[[str], str]
 """Gives the passphrase of the key with some name."""
 
@@ -50,8 +52,11 @@ def keys_folder() -> Path:
     return Path(named).absolute() if named else Path(config) / "rfo" / "keys"
 
 
-def new_key(role: str, folder: Path, passphrase: str = "") -> "SSlibKey":
-    """Make a key of mode 0600 in a folder of mode 0700; raises UsageError if there is one for the role."""
+def new_key(role: str, folder: Path, passphrase: str = "", builder: str = "") -> "SSlibKey":
+    """Make a key of mode 0600 in a folder of mode 0700; raises UsageError if there is one for the role.
+
+    `builder` is the id to sign under, a URI; ROLE.id holds it.
+    """
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import (
         BestAvailableEncryption,
@@ -64,6 +69,8 @@ def new_key(role: str, folder: Path, passphrase: str = "") -> "SSlibKey":
 
     if not _ROLE.fullmatch(role):
         raise UsageError(f"{role[:60]!r} is no name for a key", f"roles are: {', '.join(ROLES)}")
+    if builder and not _ID.fullmatch(builder):
+        raise UsageError(f"{builder[:200]!r} is no id of a builder", "it is a URI: https://example.org/builders/a")
     private = ec.generate_private_key(ec.SECP256R1())
     lock: KeySerializationEncryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
     public = SSlibKey.from_crypto(private.public_key())
@@ -74,6 +81,8 @@ def new_key(role: str, folder: Path, passphrase: str = "") -> "SSlibKey":
             file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
             file.flush()
             os.fsync(file.fileno())
+        if builder:
+            (folder / f"{role}.id").write_text(f"{builder}\n")
         (folder / f"{role}.pub").write_text(str(public.keyval["public"]))
     except FileExistsError:
         raise UsageError(f"{folder}/{role}.key exists; it is not replaced", "move it away, or rotate it") from None
@@ -91,6 +100,22 @@ def read_public(role: str, folder: Path) -> "SSlibKey":
         raise TrustError(f"{path}: {error.strerror}", f"make a key: ./inv keys new --role {role}") from error
     except ValueError as error:
         raise TrustError(f"{path} is no public key that is accepted: {error}") from error
+
+
+def read_id(role: str, folder: Path) -> str:
+    """The builder id of a role's key. Raises TrustError if there is none."""
+    path = folder / f"{role}.id"
+    try:
+        with path.open("rb") as file:
+            name = file.read(_MAX_ID + 1).decode().removesuffix("\n")
+    except (OSError, ValueError) as error:
+        raise TrustError(
+            f"{path} cannot be read, and says which builder the key is for: {error}",
+            f"write the URI there that the policy binds to the key: echo URI > {path}",
+        ) from error
+    if not _ID.fullmatch(name):
+        raise TrustError(f"{path}: {name[:200]!r} is no id of a builder", "it is one line with a URI")
+    return name
 
 
 def parse_public(pem: bytes) -> "SSlibKey":

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from pipeline.attest.facts import WRITER, Facts, facts_of
-from pipeline.attest.keys import Signing, keys_folder, load_signing, spki_of
+from pipeline.attest.keys import Signing, keys_folder, load_signing, read_id, spki_of
 from pipeline.attest.links import PAYLOAD_TYPE as LINK_TYPE
 from pipeline.attest.links import make_links
 from pipeline.attest.places import BUNDLE, UNTRACKED, signature_files, signer_folder
@@ -291,16 +291,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 def _witness(role: str, signing: Signing) -> Witness:
     """Raises TrustError if the key is bound to no builder id, or to a real one while the engine's files were edited."""
-    path = keys_folder() / f"{role}.id"
-    try:
-        name = path.read_text().strip()
-    except (OSError, ValueError) as error:
-        raise TrustError(
-            f"{path}: the builder id of the key cannot be read: {error}",
-            f"write the URI there that the policy binds to the key: echo URI > {path}",
-        ) from error
-    if not name.startswith("https://") or any(c.isspace() for c in name):
-        raise TrustError(f"{path}: {name[:200]!r} is no URI of a builder")
+    name = read_id(role, keys_folder())
     dirty = is_dirty(HERE.parent)
     if dirty and not name.startswith(DEVELOPMENT):
         raise TrustError(

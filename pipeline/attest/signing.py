@@ -57,11 +57,7 @@ def have_key(role: str, context: Context) -> None:
         return
     with context.store.exclusive("keys"):
         if not (folder / f"{role}.pub").is_file():
-            new_key(role, folder)
-            try:
-                (folder / f"{role}.id").write_text(f"{DEVELOPMENT}{role}\n")
-            except OSError as error:
-                raise TrustError(f"{folder}/{role}.id cannot be written: {error.strerror}") from error
+            new_key(role, folder, builder=f"{DEVELOPMENT}{role}")
             context.progress.say(f"  made a DEVELOPMENT key for the {role} in {folder}: it proves nothing to others")
 
 
