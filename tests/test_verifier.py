@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine import REPO
 from tools import tool
 from trusted import IDS, STATEMENT, VERSION, Trusted, copied, files, promoted
 
@@ -445,6 +446,53 @@ def json_line(value: Any) -> bytes:
 
 def reasons(report: Report) -> str:
     return "".join(map(render_refused, report.reasons))
+
+
+def documented(mark: str) -> str:
+    """The shell blocks of docs/verify.md for those who have the tools of others alone."""
+    text = (REPO / "docs" / "verify.md").read_text().partition("## With tools of others")[2]
+    blocks = re.findall(r"^```(.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return "".join(body for kind, body in blocks if kind == mark)
+
+
+def stock(script: str, made: Trusted, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run what is documented beside a release."""
+    shutil.copy(made.root, made.dist.parent / "root.json")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["sh", "-eu"], input=script, cwd=made.dist, env={**os.environ, "PATH": path, **environment},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def test_what_is_documented_for_tools_of_others_works(good: Trusted, tmp_path: Path) -> None:
+    made = copied(good, tmp_path)
+    done = stock(documented("sh"), made)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Verified OK") == 3
+    assert f"releases/{made.name}/release.sigstore.json" in done.stdout
+    (made.dist / TARBALL).write_bytes(b"evil")
+    done = stock(documented("sh"), made)
+    assert done.returncode != 0
+    assert f"{TARBALL}: FAILED" in done.stdout
+    other = promoted(tmp_path / "other")
+    shutil.rmtree(made.dist)
+    shutil.copytree(other.dist, made.dist)
+    done = stock(documented("sh"), made)
+    assert done.returncode != 0
+    assert "Verified OK" not in done.stdout
+
+
+@pytest.mark.full
+def test_what_is_documented_for_cosign_works(good: Trusted, tmp_path: Path) -> None:
+    made = copied(good, tmp_path)
+    assert stock(documented("sh"), made).returncode == 0
+    path = f"{Path(tool('cosign')).parent}:{os.environ['PATH']}"
+    done = stock(documented("sh cosign"), made, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Verified OK") == 2
+    (made.dist / "rfo.linux-amd64.tar.gz").write_bytes(b"evil")
+    assert stock(documented("sh cosign"), made, PATH=path).returncode != 0
 
 
 def test_metadata_are_read_by_python_tuf_as_well(good: Trusted, tmp_path: Path) -> None:
