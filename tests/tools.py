@@ -16,6 +16,7 @@ from pathlib import Path
 from engine import store_root
 
 MODULES = {
+    "cosign": "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3",
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
     "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
     "ko": "github.com/google/ko@v0.18.0",

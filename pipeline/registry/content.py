@@ -3,11 +3,13 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, StoreError
 from pipeline.model import CHUNK, Digest
 from pipeline.registry.meter import Track
 from pipeline.registry.oci import Descriptor
@@ -87,3 +89,37 @@ def same(path: Path, blob: Descriptor) -> bool:
     """Whether the file is there with a blob's bytes."""
     plain = path.is_file() and not path.is_symlink()
     return plain and path.stat().st_size == blob.size and Digest.of_file(path) == blob.digest
+
+
+@contextmanager
+def made_file(made: Callable[[], bytes], blob: Descriptor) -> Iterator[Path]:
+    """Content that is made when it is needed, as a file for a while. Raises SourceError if it came out otherwise."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="rfo-signatures-")
+    except OSError as error:
+        raise StoreError(f"{tempfile.gettempdir()}: {error.strerror}", "name another folder: TMPDIR") from error
+    with folder as name:
+        path = Path(name) / "blob"
+        path.write_bytes(made())
+        if not same(path, blob):
+            raise damaged(path, blob)
+        yield path
+
+
+class Memory:
+    """Blobs that are held in memory, as a place to copy from."""
+
+    def __init__(self, *contents: bytes) -> None:
+        self._contents = {Digest.of_bytes(c): c for c in contents}
+
+    @contextmanager
+    def file(self, repository: str, blob: Descriptor) -> Iterator[Path]:
+        """A blob as a file for a while."""
+        del repository
+        with made_file(lambda: self._contents[blob.digest], blob) as path:
+            yield path
+
+    def save(self, repository: str, blob: Descriptor, target: Path, track: Track) -> None:
+        """Write a blob to a file."""
+        del repository, track
+        target.write_bytes(self._contents[blob.digest])

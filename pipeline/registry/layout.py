@@ -96,6 +96,8 @@ class Layout:
 
     def resolve(self, name: Name) -> Manifest | None:
         """What a name stands for; None if it is not there. Raises SourceError."""
+        if written := self._tags.get(name):
+            return written
         entry = self._names.get(name)
         return self.manifest(name.repository, entry) if entry else None
 
@@ -139,8 +141,8 @@ class Layout:
     # --- to copy to
 
     def lacks(self, blob: Descriptor, repositories: Sequence[str]) -> list[str]:
-        """One of the repositories if the blob is not there: a layout keeps all content together."""
-        return [] if same(self._path(blob.digest), blob) else list(repositories[:1])
+        """All of the repositories if the blob is not there: a layout keeps all content together."""
+        return [] if same(self._path(blob.digest), blob) else list(repositories)
 
     def mount_blob(self, repository: str, blob: Descriptor, held_by: str) -> bool:
         """Nothing is to be done: what one repository has, all have."""

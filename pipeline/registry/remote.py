@@ -32,6 +32,8 @@ from pipeline.registry.upload import check_answer, has_blob, mount_blob, send_bl
 ACCEPT = {"Accept": ", ".join(INDEXES + MANIFESTS)}
 NO_API = (400, 404, 405, 406)
 """How registries without the referrers API answer when asked for it."""
+WRITES = 5
+"""Attempts to write an index that others write too."""
 MAX_PAGES = 100
 """Parts in which a registry may list the referrers of one manifest."""
 
@@ -152,12 +154,16 @@ class Registry:
         """Make manifests that are there known as attached to their subject, where the registry does not by itself."""
         if self._referrers(repository, subject.digest) is not None:
             return
-        listed = self._tagged_referrers(repository, subject.digest)
-        new = [m.descriptor for m in referrers if m.digest not in {d.digest for d in listed}]
-        if new:
+        tag = referrers_tag(subject.digest)
+        place = f"{self.remote}/{repository}:{tag}"
+        for _ in range(WRITES):  # two writers at once would take away each other's: read again what was written
+            listed = self._tagged_referrers(repository, subject.digest)
+            new = [m.descriptor for m in referrers if m.digest not in {d.digest for d in listed}]
+            if not new:
+                return
             data = render_index([d.render() for d in listed + new])
-            tag = referrers_tag(subject.digest)
-            self._put(repository, tag, read_manifest(data, IMAGE_INDEX, f"{self.remote}/{repository}:{tag}"))
+            self._put(repository, tag, read_manifest(data, IMAGE_INDEX, place))
+        raise NetworkError(f"{place}: somebody else writes it at the same time", "push again later")
 
     def _save_rest(self, repository: str, blob: Descriptor, target: Path, place: str, track: Track) -> None:
         path = self.remote.path(repository)

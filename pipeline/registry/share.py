@@ -11,6 +11,7 @@ from pipeline.registry.layout import Layout
 from pipeline.registry.meter import Meter
 from pipeline.registry.place import Name, Remote, parse_place, parse_remote
 from pipeline.registry.remote import Registry
+from pipeline.registry.signed import SignedLayout
 from pipeline.registry.transfer import Result, transfer
 from pipeline.report.progress import Progress
 
@@ -37,6 +38,8 @@ def push(folder: Path, registry: str, asked: Asked, progress: Progress) -> Resul
     remote = parse_remote(registry)
     layout = _open_folder(folder)
     names = _named(layout)
+    if isinstance(layout, SignedLayout) and not layout.signatures:
+        progress.say(f"  nothing in {folder} is signed: what is pushed cannot be verified by anybody")
     with Registry(remote, plain_http=asked.plain_http, ca=asked.ca) as target:
         return _transfer(layout, target, dict(names), asked, progress)
 
@@ -79,9 +82,11 @@ def _open(place: Remote | Path, asked: Asked, *, make: bool = False) -> Registry
 
 
 def _open_folder(folder: Path) -> Layout:
-    """The images in a folder; those of a release have to be what its release.json names."""
+    """The images in a folder; those of a release have to be what its release.json names, and bring its signatures."""
     if (folder / "release.json").exists():
-        read_published(folder).file("images/index.json")
+        published = read_published(folder)
+        published.file("images/index.json")
+        return SignedLayout(published)
     return Layout(folder)
 
 

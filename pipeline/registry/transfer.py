@@ -12,21 +12,35 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import SourceError
+from pipeline.errors import NetworkError, SourceError
 from pipeline.model import Digest
+from pipeline.registry.content import Memory
+from pipeline.registry.legacy import join
 from pipeline.registry.meter import Meter, Stopped, Track
 from pipeline.registry.oci import Descriptor, Manifest
 from pipeline.registry.place import LEGACY, Name, referrers_tag
 
 MAX_MANIFESTS = 20_000
 """Manifests of one repository; a release has 4 of each image and as many signatures."""
+WRITES = 5
+"""Attempts to write a tag that others write too."""
 MAX_DEPTH = 8
 """Indexes in indexes, and signatures of signatures."""
 POLL = 0.25
 """Seconds between two looks at the threads."""
 
 
-class Source(Protocol):
+class Blobs(Protocol):
+    """Where content comes from."""
+
+    def file(self, repository: str, blob: Descriptor) -> AbstractContextManager[Path]:
+        """A blob as a file for a while; whoever reads it checks its digest."""
+
+    def save(self, repository: str, blob: Descriptor, target: Path, track: Track) -> None:
+        """Write a blob to a file, its digest checked; what the file has of it already may stay."""
+
+
+class Source(Blobs, Protocol):
     """Where images come from."""
 
     def place(self, name: Name) -> str:
@@ -41,12 +55,6 @@ class Source(Protocol):
     def attached(self, repository: str, subject: Digest) -> list[Descriptor]:
         """The manifests that have this one as their subject."""
 
-    def file(self, repository: str, blob: Descriptor) -> AbstractContextManager[Path]:
-        """A blob as a file for a while; whoever reads it checks its digest."""
-
-    def save(self, repository: str, blob: Descriptor, target: Path, track: Track) -> None:
-        """Write a blob to a file, its digest checked; what the file has of it already may stay."""
-
 
 class Target(Protocol):
     """Where images go to."""
@@ -60,7 +68,7 @@ class Target(Protocol):
     def mount_blob(self, repository: str, blob: Descriptor, held_by: str) -> bool:
         """Have a blob from another repository of the same place; whether that is possible."""
 
-    def put_blob(self, repository: str, blob: Descriptor, source: Source, track: Track) -> None:
+    def put_blob(self, repository: str, blob: Descriptor, source: Blobs, track: Track) -> None:
         """Bring a blob of the source's repository of this name into a repository, its digest checked."""
 
     def has_manifest(self, repository: str, manifest: Manifest) -> bool:
@@ -71,6 +79,9 @@ class Target(Protocol):
 
     def attach(self, repository: str, subject: Manifest, referrers: Sequence[Manifest]) -> None:
         """Make manifests that are there known as attached to their subject."""
+
+    def resolve(self, name: Name) -> Manifest | None:
+        """What a name stands for, or will when the transfer is finished."""
 
     def tagged(self, name: Name) -> Digest | None:
         """What a name stands for now."""
@@ -146,9 +157,9 @@ def transfer(
     _all([partial(_write_manifests, target, r, written, dry_run=dry_run) for r in repositories], jobs, meter)
     result.manifests = len(written)
     meter.step("writing names")
-    for tags in ([r.legacy for r in repositories], [r.tags for r in repositories]):  # what is attached comes first
-        result.images.clear()
-        _all([partial(_write_tags, target, t, result.images, dry_run=dry_run) for t in tags], jobs, meter)
+    if not dry_run:  # what is attached comes first
+        _all([partial(_write_legacy, target, r) for r in repositories], jobs, meter)
+    _all([partial(_write_tags, target, r.tags, result.images, dry_run=dry_run) for r in repositories], jobs, meter)
     result.images.sort(key=lambda i: i.place)
     result.attached = sum(len(r.legacy) + sum(map(len, r.referrers.values())) for r in repositories)
     return result
@@ -263,6 +274,26 @@ def _write_manifests(target: Target, repository: _Repository, written: list[Dige
     for subject, referrers in repository.referrers.items():
         if not dry_run:
             target.attach(repository.name, repository.manifests[subject], referrers)
+
+
+def _write_legacy(target: Target, repository: _Repository) -> None:
+    """Let the tags of older clients stand for what is attached here, and what others had under them.
+
+    Two writers at once would take away each other's: what was written is read again until it is there.
+    """
+    for name, ours in repository.legacy.items():
+        for _ in range(WRITES):
+            there = target.resolve(name)
+            if there and there.digest == ours.digest:
+                break
+            joint, config = (join(there, ours) if there else None) or (ours, b"")
+            if there and joint.digest == there.digest:
+                break
+            if config:
+                target.put_blob(name.repository, joint.blobs[0], Memory(config), Track())
+            target.put_tag(name, joint)
+        else:
+            raise NetworkError(f"{target.place(name)}: somebody else writes it at the same time", "push again later")
 
 
 def _write_tags(target: Target, tags: Mapping[Name, Manifest], written: list[Image], *, dry_run: bool) -> None:
