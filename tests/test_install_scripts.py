@@ -457,6 +457,30 @@ def test_uninstall_refuses_other_prefixes(host: Host, prefix: str) -> None:
     assert host.snapshot() == before
 
 
+def test_uninstall_removes_what_the_installer_left_elsewhere(host: Host) -> None:
+    bundle = "/srv/images/rfo-images.linux-amd64.tar.zst"
+    host.write("/usr/local/share/rfo/images.txt", f"{bundle}\n")
+    installed = (bundle, "/etc/NetworkManager/conf.d/rfo.conf", "/usr/local/.rfo-install/new/bin/rfo")
+    kept = ("/srv/images/own.tar.zst", "/etc/NetworkManager/conf.d/own.conf")
+    for name in (*installed, *kept):
+        host.write(name)
+    assert host.run("uninstall").returncode == 0
+    assert left(host, installed) == []
+    assert left(host, kept) == list(kept)
+
+
+@pytest.mark.parametrize(
+    "line", ["/etc/passwd", "/srv/../etc/rfo-images.linux-amd64.txt", "rfo-images.linux-a.txt", ""]
+)
+def test_uninstall_refuses_a_bad_list_of_images(host: Host, line: str) -> None:
+    with_state(host)
+    host.write("/etc/passwd")
+    host.write("/usr/local/share/rfo/images.txt", f"{line}\n")
+    before = host.snapshot()
+    assert host.run("uninstall").returncode == 64
+    assert host.snapshot() == before
+
+
 def test_uninstall_refuses_to_take_its_place_for_the_prefix(host: Host) -> None:
     host.write("/root/bin/rfo-uninstall.sh", (INSTALL / "bin/rfo-uninstall.sh").read_text())
     host.write("/root/bin/rfo", "mine")

@@ -19,7 +19,8 @@ of the signature check in /var/lib/rfo/trust stays, since it is what protects a 
   RFO_ROOT       work on the host mounted there, for tests
 
 PREFIX/share/rfo/manifest.txt names the installed files, one path per line relative to PREFIX; lines with # are
-comments. Without it the files of a release are removed. Other programs' files in /etc/cni and /opt/cni are left.
+comments. Without it the files of a release are removed. PREFIX/share/rfo/images.txt names bundles of images that the
+installer has put elsewhere. Other programs' files in /etc/cni and /opt/cni are left, and firewalld stays as it is.
 
 Exit codes: 0 removed, 1 something is left (run it again), 64 wrong usage.
 EOF
@@ -124,6 +125,17 @@ check_manifest() {
     done <"$root$manifest"
 }
 
+# Bundles of images may lie where the administrator wanted them; nothing else is looked for there.
+check_images() {
+    while read -r line || [ "$line" ]; do
+        plain "$line" || die "$images: $line is no place of a bundle of images"
+        case ${line##*/} in
+            rfo-images.linux-*.tar.zst | rfo-images.linux-*.txt) ;;
+            *) die "$images: $line is no bundle of images" ;;
+        esac
+    done <"$root$images"
+}
+
 # installed_files: paths below the prefix, this script not among them.
 installed_files() {
     if [ -f "$root$manifest" ]; then
@@ -185,6 +197,13 @@ remove_state() {
     remove_empty /etc/rancher /var/lib/rancher /var/lib/rfo
 }
 
+remove_images() {
+    [ -f "$root$images" ] || return 0
+    while read -r line || [ "$line" ]; do
+        remove "$line"
+    done <"$root$images"
+}
+
 remove_program() {
     for name in server agent; do
         for file in "rfo-$name.service" "rfo-$name.service.d" "multi-user.target.wants/rfo-$name.service"; do
@@ -197,6 +216,7 @@ remove_program() {
     done <<EOF
 $files
 EOF
+    remove "$prefix/.rfo-install"
     remove_empty "$prefix/share/rfo"
     if find_tool systemctl; then run "$tool" daemon-reload; fi
 }
@@ -220,13 +240,16 @@ main() {
     done
     check_prefix
     check_data
-    manifest=$prefix/share/rfo/manifest.txt
+    manifest=$prefix/share/rfo/manifest.txt images=$prefix/share/rfo/images.txt
     [ ! -f "$root$manifest" ] || check_manifest
+    [ ! -f "$root$images" ] || check_images
     if [ -z "$root" ] && [ -z "$dry" ] && [ "$(id -u)" -ne 0 ]; then
         printf '[ERROR] must run as root: sudo %s\n' "$0" >&2
         exit 1
     fi
     stop || return 1
+    remove_images
+    remove /etc/NetworkManager/conf.d/rfo.conf
     remove_state
     if [ $status -eq 0 ]; then
         remove_program
