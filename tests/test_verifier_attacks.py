@@ -121,6 +121,10 @@ def truncate(made: Trusted) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def nest(made: Trusted) -> None:
+    (made.dist / "/".join(["d"] * 40)).mkdir(parents=True)
+
+
 def rename(made: Trusted) -> None:
     (made.dist / AMD64).rename(made.dist / "rfo.linux-s390x.tar.gz")
 
@@ -139,6 +143,7 @@ def link(made: Trusted) -> None:
         (truncate, AMD64, "was changed after it was signed"),
         (rename, AMD64, "is missing"),
         (rename, "rfo.linux-s390x.tar.gz", "was added: nobody signed it"),
+        (nest, "d/d/d/d", "is nested deeper than anything in a release"),
         (link, AMD64, "is a link or a special file"),
         (lambda m: m.write("trust/metadata/9.targets.json", b"{}\n"), "9.targets.json", "no part of the trust root"),
         (lambda m: m.write("provenance/extra.sigstore.json", b"{}\n"), "provenance/extra", "was added"),
@@ -412,6 +417,14 @@ def test_a_rebuilder_who_found_a_difference(good: Trusted, tmp_path: Path) -> No
     refused(made, AMD64, "by too few rebuilders")
 
 
+def test_a_rebuilder_who_found_something_else(good: Trusted, tmp_path: Path) -> None:
+    path = bundle(good, "rebuild", "rebuilder")
+    made = copied(good, tmp_path, edits={path: lambda s: s["predicate"].update(different=["bin/extra"])})
+    made.build("rebuilder")
+    again(made)
+    refused(made, path, "found a difference in bin/extra, which this release has not")
+
+
 @pytest.mark.parametrize("kind", ["tarball", "rebuild"])
 def test_a_rebuilder_with_other_bytes(good: Trusted, tmp_path: Path, kind: str) -> None:
     path = bundle(good, kind, "rebuilder")
@@ -635,6 +648,13 @@ def test_an_extra_signature_by_an_unknown_key(good: Trusted, tmp_path: Path) -> 
     extra = {"keyid": "0" * 64, "sig": "AAAA"}
     rewrite(envelope(made, "timestamp.json"), lambda e: e["signatures"].append(extra))
     refused(made, "timestamp.json", "has a signature by a key that is not trusted for it")
+
+
+def test_an_extra_signature_on_the_first_root(good: Trusted, tmp_path: Path) -> None:
+    made = copied(good, tmp_path)
+    extra = {"keyid": "0" * 64, "sig": "AAAA"}
+    rewrite(envelope(made, "1.root.json"), lambda e: e["signatures"].append(extra))
+    refused(made, "1.root.json", "has a signature by a key that is not trusted for it")
 
 
 def test_a_signature_that_stands_twice(good: Trusted, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.verifier.encoding import Refused
 PIECE = 1 << 20
 """Bytes per read: from there on `hashlib` is as fast as openssl."""
 MAX_FILES = 100_000
+MAX_LEVELS = 16
 Hashed = Callable[[], "dict[str, str | Refused]"]
 """Waits for digests by path; what could not be read has the reason in place of one."""
 
@@ -45,17 +46,23 @@ class Folder:
         self._list("")
 
     def _list(self, below: str) -> None:
-        with os.scandir(self.root / below) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                path = below + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    self._list(path + "/")
-                elif entry.is_file(follow_symlinks=False):
-                    self.sizes[path] = entry.stat(follow_symlinks=False).st_size
-                else:
-                    self.odd.append(Refused(path, "is a link or a special file; a release has plain files alone"))
-                if len(self.sizes) > MAX_FILES:
-                    raise Refused(str(self.root), "holds too many files", f"at most {MAX_FILES}")
+        if below.count("/") > MAX_LEVELS:
+            raise Refused(below[:200], "is nested deeper than anything in a release")
+        try:
+            with os.scandir(self.root / below) as entries:
+                found = sorted(entries, key=lambda e: e.name)
+        except OSError as error:
+            raise Refused(below or str(self.root), f"cannot be listed: {error.strerror}") from error
+        for entry in found:
+            path = below + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                self._list(path + "/")
+            elif entry.is_file(follow_symlinks=False):
+                self.sizes[path] = entry.stat(follow_symlinks=False).st_size
+            else:
+                self.odd.append(Refused(path, "is a link or a special file; a release has plain files alone"))
+            if len(self.sizes) + len(self.odd) > MAX_FILES:
+                raise Refused(str(self.root), "holds too many files", f"at most {MAX_FILES}")
 
     def read(self, path: str, limit: int) -> bytes:
         """A file's content. Raises Missing, or Refused for more than `limit` bytes."""

@@ -58,6 +58,10 @@ def check_subjects(items: Iterable[Item], evidence: Evidence) -> list[Refused]:
                 found.append(Refused(claim.path, f"is about {name[:200]}, which this release has not"))
             elif kind is not None and known[name].kind != kind:
                 found.append(Refused(claim.path, f"is about {name}, of another kind", known[name].kind, kind))
+    for claim in evidence.rebuilt:
+        for name in claim.statement.predicate["different"]:
+            if name not in known:
+                found.append(Refused(claim.path, f"found a difference in {name[:200]}, which this release has not"))
     return found
 
 

@@ -14,7 +14,7 @@ from pipeline.verifier.metadata import FileFacts
 from pipeline.verifier.policy import Policy
 from pipeline.verifier.released import PLACE, Item, Released
 from pipeline.verifier.statement import IMAGE_SIGNATURE, PROVENANCE, RELEASE
-from pipeline.verifier.tuf import Trust, find_release, read_file
+from pipeline.verifier.tuf import Trust, check_named, find_release
 from pipeline.verifier.versions import read_version
 
 STATEMENT_PATH = "provenance/release/release.sigstore.json"
@@ -43,7 +43,8 @@ class Sealed:
 def read_sealed(folder: Folder, trust: Trust, policy: Policy, certified: Certified) -> Sealed:
     """The release statement, once the trust root names it and the release role has signed it. Raises Refused."""
     what = STATEMENT_PATH
-    bundle = read_bundle(folder.read(what, MAX_BUNDLE), what)
+    data = folder.read(what, MAX_BUNDLE)
+    bundle = read_bundle(data, what)
     predicate = bundle.statement.predicate
     if bundle.statement.predicate_type != RELEASE or set(predicate) != {"purl", "release"}:
         raise Refused(what, "is not a release statement", RELEASE, bundle.statement.predicate_type[:200])
@@ -58,7 +59,7 @@ def read_sealed(folder: Folder, trust: Trust, policy: Policy, certified: Certifi
     if predicate["purl"] != f"pkg:generic/rfo@{facts['version'].replace('+', '%2B')}":
         raise Refused(what, "is about another package", facts["version"], str(predicate["purl"])[:200])
     target = find_release(trust, facts["folder"])
-    read_file(folder, what, target)
+    check_named(data, target, what)
     if target.release != facts["version"]:
         raise Refused(what, "is named by the trust root as another version", target.release, facts["version"])
     _released_by(bundle, policy, certified, what)

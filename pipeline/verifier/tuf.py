@@ -107,10 +107,15 @@ def read_file(folder: Folder, path: str, facts: FileFacts) -> bytes:
     """A file that metadata name by length and digest. Raises Refused."""
     limit = min(facts.length, MAX_NAMED) if path.startswith("trust/") else facts.length
     data = folder.read(path, limit)
+    check_named(data, facts, path)
+    return data
+
+
+def check_named(data: bytes, facts: FileFacts, what: str) -> None:
+    """Raise Refused for other bytes than metadata name."""
     found = hashlib.sha256(data).hexdigest()
     if len(data) != facts.length or found != facts.sha256:
-        raise Refused(path, "is not the file that the trust root names", facts.sha256, found)
-    return data
+        raise Refused(what, "is not the file that the trust root names", facts.sha256, found)
 
 
 def _roots(folder: Folder, given: bytes, state: State) -> tuple[Trust, RootFacts]:
@@ -158,10 +163,11 @@ def _older_roots(folder: Folder, trust: Trust, payloads: dict[int, bytes]) -> No
 
 
 def _self_signed(envelope: Envelope, what: str) -> RootFacts:
-    """A root that its own keys have signed, and perhaps those of the one before it. Raises Refused."""
+    """A root that its own keys have signed; where one may have come before it, perhaps also those. Raises Refused."""
     root = read_root(envelope, what)
     ring = root.rings["root"]
-    known = {k: v for k, v in envelope.signatures.items() if k in ring.keys}
+    first = root.signed.version == 1
+    known = {k: v for k, v in envelope.signatures.items() if first or k in ring.keys}
     require_signers(signers_of(Envelope(envelope.payload, envelope.kind, known), ring.keys, what), ring, what)
     return root
 

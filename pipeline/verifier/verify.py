@@ -6,7 +6,6 @@ for `inv promote`; `wanted` says which files are still to be downloaded.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -105,7 +104,7 @@ def wanted(folder: Path, root: bytes, options: Options) -> list[tuple[str, int]]
 
 def _verify(folder: Folder, root: bytes, options: Options, report: Report) -> None:
     report.refused += folder.odd
-    hashed: Hashed = folder.hashing(folder.sizes if options.scope.whole else ())
+    hashed: Hashed = dict
     named: dict[str, str] = {}
     try:
         trust = read_trust(folder, root, options.state)
@@ -118,8 +117,7 @@ def _verify(folder: Folder, root: bytes, options: Options, report: Report) -> No
         report.refused += _check_version(sealed, options, report)
         judged = [*options.scope.artifacts(sealed.named), *options.scope.evidence(sealed.named, policy)]
         named = {n: sealed.named[n] for n in judged}
-        if not options.scope.whole:
-            hashed = folder.hashing(n for n in judged if n in folder.sizes)
+        hashed = folder.hashing(n for n in judged if n in folder.sizes)
         if options.scope.whole:
             report.refused += _check_listing(folder, sealed, trust)
         released = read_released(folder.read_named(MANIFEST_NAME, MAX_MANIFEST, _manifest_digest(sealed.named)))
@@ -207,7 +205,11 @@ def _check_documents(folder: Folder, named: Mapping[str, str], claims: Iterable[
         match = EVIDENCE.fullmatch(claim.path)
         path = f"sbom/{match[1]}.spdx.json" if match and "/sbom/" in claim.path else ""
         if path in named and path in folder.sizes:
-            document = json.loads(folder.read_named(path, MAX_BUNDLE, named[path]))
+            try:
+                document = parse(folder.read_named(path, MAX_BUNDLE, named[path]), path, MAX_BUNDLE)
+            except Refused as refused:
+                found.append(refused)
+                continue
             if document != claim.statement.predicate:
                 found.append(Refused(claim.path, f"holds another document than {path}"))
     return found
