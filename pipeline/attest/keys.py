@@ -168,7 +168,9 @@ def load_signing(role: str, folder: Path, secret: Secret | None = None) -> Signi
         private = load_pem_private_key(text, secret(role).encode() if locked else None)
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             raise TrustError(f"{path} is no ECDSA key")
-        signing = Signing(role, public, CryptoSigner(private, public))
+        if private.public_key() != public_of(public):
+            raise TrustError(f"{path} does not belong to {role}.pub", "put the right pair there")
+        return Signing(role, public, CryptoSigner(private, public))
     except OSError as error:
         raise TrustError(f"{path}: {error.strerror}", f"make a key: ./inv keys new --role {role}") from error
     except TrustError:
@@ -177,9 +179,6 @@ def load_signing(role: str, folder: Path, secret: Secret | None = None) -> Signi
         raise TrustError(
             f"the key of {role} in {folder} cannot be used: {error}", "is the passphrase right?"
         ) from error
-    if private.public_key() != public_of(public):
-        raise TrustError(f"{path} does not belong to {role}.pub", "put the right pair there")
-    return signing
 
 
 def ask(name: str) -> str:
