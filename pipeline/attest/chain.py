@@ -40,7 +40,7 @@ def check_chain(
     `now` is in seconds since 1970. With `stale`, an expired layout is accepted, of which in-toto is not asked.
     """
     found = [*check_links(folder, published, compiled), *check_layout(folder, published, compiled, keys)]
-    expires = 0 if found else _expires(folder)
+    expires = 0 if found else layout_expiry(folder)
     if not found and expires <= now:
         days = (now - expires) // DAY
         return [] if stale else [Refused(LAYOUT, f"expired {days} days ago, at {render_time(expires)}")]
@@ -91,7 +91,7 @@ def check_layout(folder: Folder, published: Published, compiled: Compiled, keys:
     """What is wrong with a release's layout, besides its age."""
     try:
         envelope = read_envelope(folder.read(LAYOUT, MAX_LAYOUT), LAYOUT, MAX_LAYOUT, PAYLOAD_TYPE)
-        expires = datetime.fromtimestamp(_expires(folder), UTC)
+        expires = datetime.fromtimestamp(layout_expiry(folder), UTC)
         if layout_payload(make_layout(compiled, published.manifest, expires)) != envelope.payload:
             return [Refused(LAYOUT, "is not what the trust root's layout.json and release.json make of it")]
         _check_signature(LAYOUT, envelope.payload, envelope.signatures, keys)
@@ -100,7 +100,7 @@ def check_layout(folder: Folder, published: Published, compiled: Compiled, keys:
     return []
 
 
-def _expires(folder: Folder) -> int:
+def layout_expiry(folder: Folder) -> int:
     """When a layout expires, which is decided when it is signed. Raises Refused."""
     envelope = read_envelope(folder.read(LAYOUT, MAX_LAYOUT), LAYOUT, MAX_LAYOUT, PAYLOAD_TYPE)
     value = parse(envelope.payload, LAYOUT, MAX_LAYOUT)

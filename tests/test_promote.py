@@ -1,0 +1,361 @@
+"""`inv promote`: what is judged before, what is written, and that it can be stopped anywhere and run again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine import REPO
+from trusted import STATEMENT, VERSION, Trusted, files, promoted
+
+from pipeline.accept import judge
+from pipeline.attest.helm import new_chart_key
+from pipeline.attest.keys import load_signing, new_key
+from pipeline.attest.layout import LAYOUT
+from pipeline.attest.links import LINKS
+from pipeline.errors import PipelineError, TrustError, UsageError
+from pipeline.promote import promote
+from pipeline.report.progress import Progress
+from pipeline.verifier.encoding import canonical
+from pipeline.verifier.report import ACCEPTED
+from pipeline.verifier.verify import Options
+
+
+@dataclass
+class Root:
+    """A trust repository that names what it is told to, written by python-tuf."""
+
+    made: Trusted
+    releases: dict[str, Any] = field(default_factory=dict)
+    stop: str = ""
+    """Where somebody pulls the plug: before `publish` or `snapshot`."""
+
+    def begin(self) -> None:
+        self.made.write_root()
+        self._write()
+
+    def _write(self) -> None:
+        policy, layout = canonical(self.made.policy()) + b"\n", self.made.layout_target()
+        named = {
+            "policy.json": self.made.put("policy.json", policy),
+            "layout.json": self.made.put("layout.json", layout),
+        }
+        self.made.write_metadata(named, self.releases)
+
+    def publish_release(self, distname: str, version: str, statement_file: Path) -> None:
+        if self.stop == "publish":
+            raise Stopped
+        path = f"releases/{distname}/release.sigstore.json"
+        named = self.made.put(path, statement_file.read_bytes())
+        named.unrecognized_fields["custom"] = {"version": version}
+        if self.releases.get(path) != named:
+            self.releases[path] = named
+            self._write()
+
+    def snapshot_into(self, dist: Path) -> None:
+        if self.stop == "snapshot":
+            raise Stopped
+        assert dist == self.made.dist
+        self.made.snapshot()
+
+
+class Stopped(BaseException):
+    """The power is gone."""
+
+
+@dataclass
+class Bench:
+    """A candidate and the trust root that is to name it."""
+
+    made: Trusted
+    root: Root
+
+    def promote(self, **options: Any) -> tuple[Any, str]:
+        said = StringIO()
+        done = promote(self.made.dist, self.root, Progress(stream=said), **options)
+        return done, said.getvalue()
+
+    def refused(self) -> TrustError:
+        before = content(self.made.dist)
+        with pytest.raises(TrustError) as found:
+            self.promote()
+        assert content(self.made.dist) == before, "a refused candidate was changed"
+        return found.value
+
+    def accepted(self) -> list[str]:
+        report = judge(self.made.dist, self.made.root.read_bytes(), Options())
+        assert (report.exit_code == ACCEPTED) == (not report.reasons)
+        return [str(r) for r in report.reasons]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files(folder)}
+
+
+def candidate(folder: Path, monkeypatch: pytest.MonkeyPatch, *, rebuilt: bool = True, **variations: Any) -> Bench:
+    version, stand_in = variations.get("version", VERSION), variations.get("stand_in", True)
+    dist = folder / "dist" / (f"{version}@debian-13" if stand_in else version)
+    dist.mkdir(parents=True)
+    made = Trusted(dist, folder / "repository", folder / "keys", **variations)
+    from pipeline.attest.keys import ROLES
+
+    for role in ROLES:
+        new_key(role, made.keys)
+    made.candidate()
+    made.build("builder")
+    if rebuilt:
+        made.build("rebuilder")
+    root = Root(made)
+    root.begin()
+    monkeypatch.setenv("RFO_TRUST", str(made.repository))
+    monkeypatch.setenv("RFO_KEYS", str(made.keys))
+    monkeypatch.setenv("RFO_STORE", str(folder / "store"))
+    return Bench(made, root)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    yield candidate(tmp_path, monkeypatch)
+
+
+def test_a_candidate_becomes_a_release(bench: Bench) -> None:
+    done, said = bench.promote()
+    assert bench.accepted() == []
+    assert "DEVELOPMENT" in said
+    assert (done.version, done.policy, done.development) == (VERSION, "development", True)
+    assert set(done.written) == {
+        LAYOUT,
+        STATEMENT,
+        "provenance/release/images.sigstore.json",
+        "provenance/release/legacy.json",
+        "rfo-verify",
+        "install-rfo.sh",
+    }
+
+
+def test_promoting_again_changes_nothing(bench: Bench) -> None:
+    bench.promote()
+    before = content(bench.made.dist), content(bench.made.repository)
+    done, said = bench.promote()
+    assert "is promoted already: nothing was changed" in said
+    assert (content(bench.made.dist), content(bench.made.repository)) == before
+    assert done.written == ()
+
+
+def test_charts_are_signed_where_there_is_a_key(bench: Bench) -> None:
+    new_chart_key(bench.made.keys, "charts of tests")
+    bench.promote()
+    found = list((bench.made.dist / "charts").glob("*.prov"))
+    assert len(found) == 1
+    assert b"BEGIN PGP SIGNATURE" in found[0].read_bytes()
+    assert bench.accepted() == []
+
+
+def test_the_release_carries_the_first_root(bench: Bench) -> None:
+    """Whoever has the program of a release needs no other root to judge it."""
+    bench.promote()
+    command: list[str | Path] = [sys.executable, bench.made.dist / "rfo-verify", "--release", bench.made.dist]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "DEVELOPMENT" in done.stdout
+
+
+# --- what a candidate may lack
+
+
+def test_a_candidate_that_nobody_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = candidate(tmp_path, monkeypatch, rebuilt=False)
+    error = bench.refused()
+    assert "missing: too few rebuilders have made again" in error.reason
+    assert "in-toto links of 8 steps by https://rfolabs.github.io/rfo/builders/development-rebuilder" in error.reason
+    assert error.hint == f"make it again with another key: ./inv rebuild --from {bench.made.dist}"
+
+
+def test_a_candidate_that_nobody_signed(bench: Bench) -> None:
+    import shutil
+
+    shutil.rmtree(bench.made.dist / "provenance")
+    error = bench.refused()
+    assert "missing: too few builders have signed provenance of" in error.reason
+    assert error.hint.endswith(f"./inv release --version {VERSION} --base debian-13")
+
+
+def test_a_link_that_is_missing(bench: Bench) -> None:
+    (bench.made.dist / LINKS / f"pack.release.{bench.made.keyid8('rebuilder')}.link").unlink()
+    error = bench.refused()
+    assert "in-toto links of 1 steps by" in error.reason
+    assert error.hint.endswith(f"./inv rebuild --from {bench.made.dist}")
+
+
+def test_a_file_that_was_changed(bench: Bench) -> None:
+    path = bench.made.dist / "rfo.linux-arm64.tar.gz"
+    path.write_bytes(path.read_bytes() + b"\0")
+    error = bench.refused()
+    assert "rfo.linux-arm64.tar.gz: was changed" in error.reason
+    assert "expected sha256:" in error.reason
+    assert "rebuild" not in error.hint
+
+
+@pytest.mark.parametrize("path", ["extra.txt", "provenance/notes.txt", "provenance/links/x.link", "images/blobs/x"])
+def test_a_file_that_belongs_to_no_release(bench: Bench, path: str) -> None:
+    bench.made.write(path, b"{}\n")
+    assert path in bench.refused().reason
+
+
+def test_a_rebuild_that_came_out_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def differ(statement: dict[str, Any]) -> None:
+        statement["subjects"].pop("NOTES.md")
+        statement["predicate"]["different"] = ["NOTES.md"]
+
+    bench = candidate(tmp_path, monkeypatch, rebuilt=False)
+    path = f"provenance/rebuilder-{bench.made.keyid8('rebuilder')}/rebuild.sigstore.json"
+    bench.made.edits = {path: differ}
+    bench.made.build("rebuilder")
+    assert "NOTES.md: came out with other bytes when" in bench.refused().reason
+
+
+def test_a_policy_that_accepts_no_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def strict(policy: dict[str, Any]) -> None:
+        policy.update(name="default", development=False, bases=["openeuler-*"])
+
+    bench = candidate(tmp_path, monkeypatch, edits={"policy": strict})
+    error = bench.refused()
+    assert "debian-13: is a base that the policy does not accept" in error.reason
+    assert "openeuler-*" in error.reason
+
+
+def test_a_release_key_that_the_policy_does_not_name(bench: Bench, tmp_path: Path) -> None:
+    for suffix in ("key", "pub"):
+        (bench.made.keys / f"release.{suffix}").unlink()
+    new_key("release", bench.made.keys)
+    assert "is nobody's according to the policy development" in bench.refused().reason
+
+
+def test_the_builders_key_in_place_of_the_releases(bench: Bench) -> None:
+    for suffix in ("key", "pub"):
+        (bench.made.keys / f"release.{suffix}").write_bytes((bench.made.keys / f"builder.{suffix}").read_bytes())
+    assert "a builder according to the policy" in bench.refused().reason
+
+
+def test_a_host_without_the_release_key(bench: Bench) -> None:
+    (bench.made.keys / "release.key").unlink()
+    error = bench.refused()
+    assert "release.key" in error.reason
+    assert "keys new --role release" in error.hint
+
+
+def test_no_release_and_no_root(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="holds no release"):
+        promote(tmp_path, bench.root, Progress(stream=StringIO()))
+    monkeypatch.setenv("RFO_TRUST", str(tmp_path / "none"))
+    with pytest.raises(TrustError, match="holds no trust root"):
+        bench.promote()
+
+
+# --- stopped anywhere
+
+KILL = """
+import os, signal, sys
+import pipeline.attest.releasing as releasing
+left, write = int(sys.argv[1]), releasing.write_atomically
+def killed(path, data):
+    global left
+    if left == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / f".{path.name}.abcd1234").write_bytes(data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    write(path, data)
+releasing.write_atomically = killed
+sys.exit(releasing.main())
+"""
+
+
+def test_a_signer_that_is_killed_before_any_of_its_writes(bench: Bench) -> None:
+    request = json.dumps({"folder": str(bench.made.dist)}).encode()
+    kept: Mapping[str, bytes] = {}
+    for number in range(20):
+        # Each call writes one file more than the call before, and dies in the next one.
+        run = [sys.executable, "-c", KILL, "1" if number else "0"]
+        done = subprocess.run(run, input=request, capture_output=True, check=False, cwd=REPO, timeout=120)
+        now = {n: d for n, d in content(bench.made.dist).items() if not Path(n).name.startswith(".")}
+        assert {n: now[n] for n in kept} == kept, "what was good was signed again"
+        kept = now
+        for path in bench.made.dist.rglob(".*.abcd1234"):  # the next promote does this
+            path.unlink()
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stdout
+        assert bench.accepted(), "half a release was accepted"
+    assert number == 6
+    bench.promote()
+    assert bench.accepted() == []
+    assert {n: d for n, d in content(bench.made.dist).items() if n in kept and not n.startswith("trust/")} == {
+        n: d for n, d in kept.items() if not n.startswith("trust/")
+    }
+
+
+@pytest.mark.parametrize("stop", ["publish", "snapshot"])
+def test_a_promotion_that_is_stopped_after_signing(bench: Bench, stop: str) -> None:
+    bench.root.stop = stop
+    with pytest.raises(Stopped):
+        bench.promote()
+    (bench.made.dist / ".release.json.abcd1234").write_bytes(b"half")
+    signed = (bench.made.dist / STATEMENT).read_bytes()
+    bench.root.stop = ""
+    bench.promote()
+    assert bench.accepted() == []
+    assert (bench.made.dist / STATEMENT).read_bytes() == signed
+
+
+def test_what_was_signed_before_and_then_changed_is_signed_again(bench: Bench) -> None:
+    bench.root.stop = "publish"
+    with pytest.raises(Stopped):
+        bench.promote()
+    bench.root.stop = ""
+    for path in (LAYOUT, "provenance/release/images.sigstore.json", "provenance/release/legacy.json", "rfo-verify"):
+        data = (bench.made.dist / path).read_bytes()
+        (bench.made.dist / path).write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    done, _ = bench.promote()
+    assert len(done.written) == 5
+    assert bench.accepted() == []
+
+
+def test_the_signer_answers_with_reasons_and_no_traceback(bench: Bench) -> None:
+    for request in (b"", b"[]", b'{"folder": "/nonexistent"}'):
+        run = [sys.executable, "-m", "pipeline.attest.releasing"]
+        done = subprocess.run(
+            run, input=request, capture_output=True, check=False, cwd=REPO, env=os.environ, timeout=60
+        )
+        assert done.returncode
+        assert set(json.loads(done.stdout)) == {"reason", "hint", "kind"}
+        assert done.stderr == b""
+
+
+def test_the_signer_judges_for_itself(bench: Bench) -> None:
+    """Whoever calls it without the checks of promote gets no signature either."""
+    from pipeline.attest.releasing import sign_release
+    from pipeline.attest.root import read_root
+
+    (bench.made.dist / "NOTES.md").write_bytes(b"# other\n")
+    with pytest.raises(PipelineError, match=r"NOTES\.md: was changed"):
+        sign_release(bench.made.dist, read_root(bench.made.repository), load_signing("release", bench.made.keys))
+    assert not (bench.made.dist / STATEMENT).exists()
+
+
+def test_a_release_made_by_the_tests_themselves_is_promoted_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = promoted(tmp_path)
+    monkeypatch.setenv("RFO_TRUST", str(made.repository))
+    monkeypatch.setenv("RFO_STORE", str(tmp_path / "store"))
+    said = StringIO()
+    promote(made.dist, Root(made), Progress(stream=said))
+    assert "promoted already" in said.getvalue()
