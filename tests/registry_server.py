@@ -12,25 +12,21 @@ import io
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
-import sys
 import tarfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
-from engine import store_root
-from tools import MODULES, tool
+from tools import MODULES, compiled, tool
 
 USER, PASSWORD, REFRESH_TOKEN = "builder", "open sesame", "of the identity"
 HTPASSWD = f"{USER}:$2b$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n"
@@ -123,34 +119,10 @@ def referrers_registry(folder: Path) -> Iterator[str]:
     """The address of a registry with the referrers API, which distribution has not."""
     folder.mkdir(parents=True, exist_ok=True)
     address = free_address()
-    with _process([_referrers_server(), address], address, folder) as running:
+    module = MODULES["crane"].replace("/cmd/crane", "")
+    program = compiled("referrers-registry", module, REFERRERS_SERVER)
+    with _process([program, address], address, folder) as running:
         yield running
-
-
-@cache
-def _referrers_server() -> str:
-    version = MODULES["crane"].rpartition("@")[2]
-    folder = store_root() / "tools" / f"referrers-registry@{version}"
-    program = folder / "registry"
-    if not program.exists():
-        tool("crane")  # the same module: it is there then
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "main.go").write_text(REFERRERS_SERVER)
-        module = f"github.com/google/go-containerregistry {version}"
-        (folder / "go.mod").write_text(f"module tests\n\ngo 1.23\n\nrequire {module}\n")
-        environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -trimpath", "GOTOOLCHAIN": "auto"}
-        made = folder / f"registry.{os.getpid()}"
-        done = subprocess.run(
-            [shutil.which("go") or str(Path(sys.executable).parent / "go"), "build", "-o", made, "."],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        made.rename(program)
-    return str(program)
 
 
 class Authority:

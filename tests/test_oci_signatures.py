@@ -124,6 +124,10 @@ def pause(made: Trusted) -> str:
     return str(next(i["digest"] for i in made.manifest["images"] if i["name"] == "pause"))
 
 
+def reference(made: Trusted) -> str:
+    return str(next(i["references"][0] for i in made.manifest["images"] if i["name"] == "pause"))
+
+
 def tag(digest: str, suffix: str) -> str:
     return f"{digest.replace(':', '-')}.{suffix}"
 
@@ -170,12 +174,12 @@ def test_a_referrer_is_as_cosign_writes_it(made: Trusted, plain: str) -> None:
         assert blob in files  # the file itself, not one like it
 
 
-def test_the_older_form_is_signed_for_the_public_repository(made: Trusted, plain: str) -> None:
+def test_the_older_form_is_signed_for_the_public_name(made: Trusted, plain: str) -> None:
     pushed(made.dist, f"{plain}/prefix")
     (layer,) = manifest(plain + "/prefix", f"pause:{tag(pause(made), 'sig')}")["layers"]
     payload = run("crane", "blob", "--insecure", f"{plain}/prefix/rfolabs/pause@{layer['digest']}")
     assert json.loads(payload)["critical"] == {
-        "identity": {"docker-reference": "docker.io/rfolabs/pause"},
+        "identity": {"docker-reference": reference(made)},
         "image": {"docker-manifest-digest": pause(made)},
         "type": "cosign container image signature",
     }
@@ -218,7 +222,7 @@ def test_signatures_of_others_under_the_older_tag_stay(
 ) -> None:
     theirs = Images(tmp_path / "theirs")
     about = {SIGNATURE_KEY: "bXk="}
-    payload = simple_signing("docker.io/rfolabs/pause", Digest.parse(pause(made)))  # others may sign the same bytes
+    payload = simple_signing(reference(made), Digest.parse(pause(made)))  # others may sign the same bytes
     layer = theirs.put(payload, "application/vnd.dev.cosign.simplesigning.v1+json", annotations=about)
     config = theirs.put(b"{}", "application/vnd.oci.image.config.v1+json")
     theirs.name(theirs.manifest({"config": config, "layers": [layer]}), f"pause:{tag(pause(made), 'sig')}")
@@ -277,7 +281,7 @@ def _unsigned(folder: Path) -> None:
 
 
 def _no_base64(folder: Path) -> None:
-    entry = {"digest": f"sha256:{'0' * 64}", "reference": "x", "signature": "!"}
+    entry = {"digest": f"sha256:{'0' * 64}", "reference": "docker.io/rfolabs/x:1", "signature": "!"}
     (folder / LEGACY).write_text(json.dumps({"signatures": [entry]}, separators=(",", ":")) + "\n")
 
 

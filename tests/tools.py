@@ -18,11 +18,15 @@ from engine import store_root
 MODULES = {
     "cosign": "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3",
     "crane": "github.com/google/go-containerregistry/cmd/crane@v0.22.1",
+    "fulcio": "github.com/sigstore/fulcio@v1.8.8",
     "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
     "ko": "github.com/google/ko@v0.18.0",
     "oras": "oras.land/oras/cmd/oras@v1.3.0",
+    "rekor-server": "github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix@v2.3.0",
     "registry": "github.com/distribution/distribution/v3/cmd/registry@v3.0.0",
     "syft": "github.com/anchore/syft/cmd/syft@v1.38.0",
+    "tesseract": "github.com/transparency-dev/tesseract/cmd/tesseract/posix@v0.1.1",
+    "timestamp-server": "github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server@v2.1.2",
 }
 """Program to the package and version that it is built from."""
 SOON = ("crane", "registry", "helm", "oras")
@@ -42,6 +46,29 @@ def tool(name: str) -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not program.exists():
             _build(MODULES[name], program)
+    return str(program)
+
+
+@cache
+def compiled(name: str, module: str, source: str, tags: str = "") -> str:
+    """The path of a program of a few lines around a Go module `path@version`, built if it is not there yet."""
+    path, _, version = module.rpartition("@")
+    folder = store_root() / "tools" / f"{name}@{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / name
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists() or (folder / "main.go").read_text() != source:
+            (folder / "main.go").write_text(source)
+            (folder / "go.mod").write_text(f"module tests\n\ngo 1.23\n\nrequire {path} {version}\n")
+            flags = f"-mod=mod -trimpath -tags={tags}"
+            environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": flags, "GOTOOLCHAIN": "auto"}
+            done = subprocess.run(
+                [_go(), "build", "-o", f"{name}.new", "."], cwd=folder, env=environment, capture_output=True, text=True,
+                check=False, timeout=1200,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-2000:]
+            (folder / f"{name}.new").rename(program)
     return str(program)
 
 
@@ -68,7 +95,8 @@ def _build(package: str, program: Path) -> None:
         [_go(), "install", package], env=environment, capture_output=True, text=True, check=False, timeout=1200
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    (work / program.name).rename(program)
+    (built,) = work.iterdir()  # two of them are called posix
+    built.rename(program)
     shutil.rmtree(work)
 
 

@@ -93,7 +93,7 @@ class Signatures:
         return self._keep(manifest)
 
     def _signed(self, repository: str, subject: str) -> Iterator[Descriptor]:
-        for payload, signature in self.legacy.get((f"{REGISTRY}/{repository}", subject), ()):
+        for payload, signature in self.legacy.get((repository, subject), ()):
             digest = Digest.of_bytes(payload)
             self.blobs[digest] = partial(bytes, payload)
             yield _describe(SIGNED_PAYLOAD, digest, len(payload), {SIGNATURE_KEY: signature})
@@ -127,9 +127,9 @@ def signatures_of(folder: Path, date: str) -> Signatures:
 
 
 def simple_signing(reference: str, digest: Digest) -> bytes:
-    """What is signed of a manifest in the older form; `reference` is the repository that it is published in.
+    """What is signed of a manifest in the older form; `reference` is the name that it is published under.
 
-    cosign ignores the reference, containers/image insists on it.
+    cosign ignores the reference. containers/image insists on the repository, and by default on the tag.
     """
     critical = {
         "identity": {"docker-reference": reference},
@@ -140,17 +140,17 @@ def simple_signing(reference: str, digest: Digest) -> bytes:
 
 
 def legacy_subjects(layout: Layout) -> list[tuple[str, Digest]]:
-    """What is signed in the older form: repository, as people write it, and digest of every manifest in it."""
+    """What is signed in the older form: every name in full, with the digests of the manifests that are behind it."""
     found = set()
     for name in layout.names:
         root = layout.resolve(name)
         digests = [root.digest, *(child.digest for child in root.children)] if root else []
-        found |= {(f"{REGISTRY}/{name.repository}", digest) for digest in digests}
+        found |= {(f"{REGISTRY}/{name}", digest) for digest in digests}
     return sorted(found)
 
 
 def render_legacy(signatures: Mapping[tuple[str, Digest], bytes]) -> bytes:
-    """The file with signatures of the older form: by repository and digest, over `simple_signing` of the two."""
+    """The file with signatures of the older form: by name and digest, over `simple_signing` of the two."""
     entries = [
         {"reference": reference, "digest": str(digest), "signature": base64.b64encode(signature).decode()}
         for (reference, digest), signature in sorted(signatures.items())
@@ -212,7 +212,8 @@ def _legacy(path: Path) -> dict[tuple[str, str], list[tuple[bytes, str]]]:
         for entry in data["signatures"]:
             digest, reference, signature = Digest.parse(entry["digest"]), entry["reference"], entry["signature"]
             decode64(signature, path.name)
-            found.setdefault((reference, digest.hex), []).append((simple_signing(reference, digest), signature))
+            place = (Name.parse(reference).repository, digest.hex)
+            found.setdefault(place, []).append((simple_signing(reference, digest), signature))
     except (KeyError, TypeError, AttributeError) as error:
         raise Refused(path.name, "is no list of signatures, each with reference, digest and signature") from error
     return found
