@@ -16,6 +16,7 @@ from pipeline.cli import (
     making,
     proving,
     sharing,
+    trusting,
 )
 
 _TASKS: list[Callable[..., Any]] = [
@@ -24,7 +25,10 @@ _TASKS: list[Callable[..., Any]] = [
     making.fetch,
     making.releases,
     proving.rebuild,
+    accepting.promote,
     accepting.verify,
+    trusting.trust,
+    trusting.yank,
     keying.keys,
     sharing.push,
     sharing.mirror,
