@@ -51,11 +51,18 @@ def sign_rebuild(
 
 
 def have_key(role: str, context: Context) -> None:
-    """Make a development key if there is none at all for a role, and say so. Raises UsageError, TrustError."""
+    """Make a development key if there is none at all for a role, and say so. Raises UsageError, TrustError.
+
+    A host without any key gets a whole trust root for development.
+    """
     folder = keys_folder()
     if (folder / f"{role}.pub").is_file():
         return
     with context.store.exclusive("keys"):
+        if not any(folder.glob("*.pub")):
+            from pipeline.trust.development import ensure_development
+
+            ensure_development(HERE.parent, context.progress)
         if not (folder / f"{role}.pub").is_file():
             new_key(role, folder, builder=f"{DEVELOPMENT}{role}")
             context.progress.say(f"  made a DEVELOPMENT key for the {role} in {folder}: it proves nothing to others")
