@@ -37,10 +37,10 @@ def _judge_one(item: Item, policy: Policy, evidence: Evidence) -> Row:
     refused = [*_disagreeing(item, evidence)]
     if len(builders) < kind.builders:
         reason = "has provenance of too few builders"
-        refused.append(Refused(item.name, reason, str(kind.builders), _listed(builders)))
+        refused.append(Refused(item.name, reason, str(kind.builders), _counted(builders)))
     if len(rebuilders) < kind.rebuilders:
         reason = "was made again, with the same bytes, by too few rebuilders"
-        refused.append(Refused(item.name, reason, str(kind.rebuilders), _listed(rebuilders)))
+        refused.append(Refused(item.name, reason, str(kind.rebuilders), _counted(rebuilders)))
     for wanted in kind.requires:
         if not any(c.statement.predicate_type == wanted for c in _agreeing(item, evidence.attested)):
             refused.append(Refused(item.name, "has no attestation that the policy asks for", wanted, "none"))
@@ -89,5 +89,5 @@ def _kind_of(claim: Claim) -> str:
     return parameters["kind"]
 
 
-def _listed(names: list[str]) -> str:
+def _counted(names: list[str]) -> str:
     return f"{len(names)}" + (f": {', '.join(names)}" if names else "")
