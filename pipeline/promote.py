@@ -1,8 +1,8 @@
 """Promoting: a candidate that others have made again becomes a release, which the trust root names.
 
-Everything is judged before anything is written. The files that a release has besides those of a candidate are written
-by the release role's process, the release statement last; then the trust root names it; then the release gets its
-snapshot of the trust root. Stopped anywhere, the same command goes on; where all is done, it changes nothing.
+Everything is judged before anything is written. The release role's own process (`pipeline.attest.releasing`) judges
+again, writes what a release has besides what a candidate has, and lets the trust root name it. Stopped anywhere, the
+same command goes on; where all is done, it changes nothing.
 """
 
 import json
@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from pipeline.accept import judge as accept
 from pipeline.attest.chain import missing_links
 from pipeline.attest.keys import parse_public
 from pipeline.attest.places import RELEASE_STATEMENT
-from pipeline.attest.releasing import Judged, folder_name, judge
+from pipeline.attest.releasing import Judged, judge
 from pipeline.attest.root import TrustRoot, read_root, trust_folder
 from pipeline.context import store_folder
 from pipeline.engine import HERE
@@ -42,16 +41,6 @@ UNATTESTED = "has no attestation that the policy asks for"
 """As the verifier says it."""
 
 
-class Repository(Protocol):
-    """The trust repository, as far as promoting writes to it (`pipeline.trust`)."""
-
-    def publish_release(self, distname: str, version: str, statement_file: Path) -> None:
-        """Let the release role name a release statement; the same one again changes nothing."""
-
-    def snapshot_into(self, dist: Path) -> None:
-        """Copy the newest metadata into a release, the timestamp last."""
-
-
 @dataclass(frozen=True)
 class Promoted:
     """A release."""
@@ -64,7 +53,7 @@ class Promoted:
     """What promoting it has written, by paths; nothing if it was a release already."""
 
 
-def promote(folder: Path, repository: Repository, progress: Progress, mirror: str = "") -> Promoted:
+def promote(folder: Path, progress: Progress, mirror: str = "") -> Promoted:
     """Make a release of a candidate. `mirror` is where its installer downloads from unless it is told otherwise.
 
     Raises TrustError that says all that is missing, and the next command; UsageError, SourceError, StoreError.
@@ -81,11 +70,8 @@ def promote(folder: Path, repository: Repository, progress: Progress, mirror: st
                 return Promoted(folder, published.manifest.version, policy.name, policy.development, ())
             progress.step(f"judging the candidate {folder.name} by the policy {policy.name}")
             refuse_unfit(folder, judge(folder, root), root)
-            progress.step("signing the release")
+            progress.step("signing the release, and naming it in the trust root")
             written = ask_signer(folder, mirror)
-            progress.step("naming it in the trust root")
-            repository.publish_release(folder_name(published), published.manifest.version, folder / RELEASE_STATEMENT)
-            repository.snapshot_into(folder)
             progress.step("judging the release as its users will")
             refuse_failed(folder, root)
     except HostLacks as error:
@@ -175,7 +161,7 @@ def _remedy(folder: Path, judged: Judged, root: TrustRoot, wrong: list[Refused])
 
 
 def ask_signer(folder: Path, mirror: str) -> list[str]:
-    """Have the release role sign, in its own process; returns what was written. Raises its errors."""
+    """Have the release role sign and publish, in its own process; returns what was signed. Raises its errors."""
     command = [sys.executable, "-m", "pipeline.attest.releasing"]
     request = json.dumps({"folder": str(folder), "mirror": mirror}).encode()
     done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=False, cwd=HERE.parent)

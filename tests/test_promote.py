@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from trusted import STATEMENT, VERSION, Trusted, files, promoted
 
 from pipeline.accept import judge
 from pipeline.attest.helm import new_chart_key
-from pipeline.attest.keys import load_signing, new_key
+from pipeline.attest.keys import ROLES, load_signing, new_key
 from pipeline.attest.layout import LAYOUT
 from pipeline.attest.links import LINKS
+from pipeline.attest.releasing import sign_release
+from pipeline.attest.root import read_root
 from pipeline.errors import PipelineError, TrustError, UsageError
 from pipeline.promote import promote
 from pipeline.report.progress import Progress
@@ -29,57 +32,14 @@ from pipeline.verifier.verify import Options
 
 
 @dataclass
-class Root:
-    """A trust repository that names what it is told to, written by python-tuf."""
-
-    made: Trusted
-    releases: dict[str, Any] = field(default_factory=dict)
-    stop: str = ""
-    """Where somebody pulls the plug: before `publish` or `snapshot`."""
-
-    def begin(self) -> None:
-        self.made.write_root()
-        self._write()
-
-    def _write(self) -> None:
-        policy, layout = canonical(self.made.policy()) + b"\n", self.made.layout_target()
-        named = {
-            "policy.json": self.made.put("policy.json", policy),
-            "layout.json": self.made.put("layout.json", layout),
-        }
-        self.made.write_metadata(named, self.releases)
-
-    def publish_release(self, distname: str, version: str, statement_file: Path) -> None:
-        if self.stop == "publish":
-            raise Stopped
-        path = f"releases/{distname}/release.sigstore.json"
-        named = self.made.put(path, statement_file.read_bytes())
-        named.unrecognized_fields["custom"] = {"version": version}
-        if self.releases.get(path) != named:
-            self.releases[path] = named
-            self._write()
-
-    def snapshot_into(self, dist: Path) -> None:
-        if self.stop == "snapshot":
-            raise Stopped
-        assert dist == self.made.dist
-        self.made.snapshot()
-
-
-class Stopped(BaseException):
-    """The power is gone."""
-
-
-@dataclass
 class Bench:
-    """A candidate and the trust root that is to name it."""
+    """A candidate, its trust root, and the keys of who makes a release of it."""
 
     made: Trusted
-    root: Root
 
     def promote(self, **options: Any) -> tuple[Any, str]:
         said = StringIO()
-        done = promote(self.made.dist, self.root, Progress(stream=said), **options)
+        done = promote(self.made.dist, Progress(stream=said), **options)
         return done, said.getvalue()
 
     def refused(self) -> TrustError:
@@ -89,7 +49,7 @@ class Bench:
         assert content(self.made.dist) == before, "a refused candidate was changed"
         return found.value
 
-    def accepted(self) -> list[str]:
+    def reasons(self) -> list[str]:
         report = judge(self.made.dist, self.made.root.read_bytes(), Options())
         assert (report.exit_code == ACCEPTED) == (not report.reasons)
         return [str(r) for r in report.reasons]
@@ -104,20 +64,22 @@ def candidate(folder: Path, monkeypatch: pytest.MonkeyPatch, *, rebuilt: bool = 
     dist = folder / "dist" / (f"{version}@debian-13" if stand_in else version)
     dist.mkdir(parents=True)
     made = Trusted(dist, folder / "repository", folder / "keys", **variations)
-    from pipeline.attest.keys import ROLES
-
     for role in ROLES:
         new_key(role, made.keys)
     made.candidate()
     made.build("builder")
     if rebuilt:
         made.build("rebuilder")
-    root = Root(made)
-    root.begin()
+    made.write_root()
+    policy, layout = canonical(made.policy()) + b"\n", made.layout_target()
+    made.write_metadata(
+        {"policy.json": made.put("policy.json", policy), "layout.json": made.put("layout.json", layout)}, {}
+    )
+    shutil.rmtree(made.dist / "trust")
     monkeypatch.setenv("RFO_TRUST", str(made.repository))
     monkeypatch.setenv("RFO_KEYS", str(made.keys))
     monkeypatch.setenv("RFO_STORE", str(folder / "store"))
-    return Bench(made, root)
+    return Bench(made)
 
 
 @pytest.fixture
@@ -127,7 +89,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 def test_a_candidate_becomes_a_release(bench: Bench) -> None:
     done, said = bench.promote()
-    assert bench.accepted() == []
+    assert bench.reasons() == []
     assert "DEVELOPMENT" in said
     assert (done.version, done.policy, done.development) == (VERSION, "development", True)
     assert set(done.written) == {
@@ -155,7 +117,7 @@ def test_charts_are_signed_where_there_is_a_key(bench: Bench) -> None:
     found = list((bench.made.dist / "charts").glob("*.prov"))
     assert len(found) == 1
     assert b"BEGIN PGP SIGNATURE" in found[0].read_bytes()
-    assert bench.accepted() == []
+    assert bench.reasons() == []
 
 
 def test_the_release_carries_the_first_root(bench: Bench) -> None:
@@ -179,8 +141,6 @@ def test_a_candidate_that_nobody_made_again(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_candidate_that_nobody_signed(bench: Bench) -> None:
-    import shutil
-
     shutil.rmtree(bench.made.dist / "provenance")
     error = bench.refused()
     assert "missing: too few builders have signed provenance of" in error.reason
@@ -253,7 +213,7 @@ def test_a_host_without_the_release_key(bench: Bench) -> None:
 
 def test_no_release_and_no_root(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="holds no release"):
-        promote(tmp_path, bench.root, Progress(stream=StringIO()))
+        promote(tmp_path, Progress(stream=StringIO()))
     monkeypatch.setenv("RFO_TRUST", str(tmp_path / "none"))
     with pytest.raises(TrustError, match="holds no trust root"):
         bench.promote()
@@ -263,7 +223,7 @@ def test_no_release_and_no_root(bench: Bench, tmp_path: Path, monkeypatch: pytes
 
 KILL = """
 import os, signal, sys
-import pipeline.attest.releasing as releasing
+import pipeline.attest.releasing as releasing, pipeline.trust.repository as repository
 left, write = int(sys.argv[1]), releasing.write_atomically
 def killed(path, data):
     global left
@@ -273,59 +233,42 @@ def killed(path, data):
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
     write(path, data)
-releasing.write_atomically = killed
+releasing.write_atomically = repository.write_atomically = killed
 sys.exit(releasing.main())
 """
+WRITES = (0, 2, 2, 2, 1, 2, 3, 5)
+"""How many files each call may write before it is killed: six are signed, then the statement is stored and release,
+snapshot and timestamp are written, then the snapshot in the release's folder."""
 
 
-def test_a_signer_that_is_killed_before_any_of_its_writes(bench: Bench) -> None:
+def test_a_signer_that_is_killed_wherever_it_writes(bench: Bench) -> None:
     request = json.dumps({"folder": str(bench.made.dist)}).encode()
     kept: Mapping[str, bytes] = {}
-    for number in range(20):
-        # Each call writes one file more than the call before, and dies in the next one.
-        run = [sys.executable, "-c", KILL, "1" if number else "0"]
+    for count in WRITES:
+        run = [sys.executable, "-c", KILL, str(count)]
         done = subprocess.run(run, input=request, capture_output=True, check=False, cwd=REPO, timeout=120)
-        now = {n: d for n, d in content(bench.made.dist).items() if not Path(n).name.startswith(".")}
+        assert done.returncode == -signal.SIGKILL, done.stdout
+        assert bench.reasons(), "half a release was accepted"
+        now = {n: d for n, d in content(bench.made.dist).items() if ".abcd1234" not in n and not n.startswith("trust/")}
         assert {n: now[n] for n in kept} == kept, "what was good was signed again"
         kept = now
-        for path in bench.made.dist.rglob(".*.abcd1234"):  # the next promote does this
-            path.unlink()
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stdout
-        assert bench.accepted(), "half a release was accepted"
-    assert number == 6
-    bench.promote()
-    assert bench.accepted() == []
-    assert {n: d for n, d in content(bench.made.dist).items() if n in kept and not n.startswith("trust/")} == {
-        n: d for n, d in kept.items() if not n.startswith("trust/")
-    }
-
-
-@pytest.mark.parametrize("stop", ["publish", "snapshot"])
-def test_a_promotion_that_is_stopped_after_signing(bench: Bench, stop: str) -> None:
-    bench.root.stop = stop
-    with pytest.raises(Stopped):
-        bench.promote()
+        for path in bench.made.dist.rglob(".*.abcd1234"):
+            path.unlink()  # as `promote` does before it asks
+    assert STATEMENT in kept
     (bench.made.dist / ".release.json.abcd1234").write_bytes(b"half")
-    signed = (bench.made.dist / STATEMENT).read_bytes()
-    bench.root.stop = ""
     bench.promote()
-    assert bench.accepted() == []
-    assert (bench.made.dist / STATEMENT).read_bytes() == signed
+    assert bench.reasons() == []
+    assert {n: d for n, d in content(bench.made.dist).items() if not n.startswith("trust/")} == kept
 
 
 def test_what_was_signed_before_and_then_changed_is_signed_again(bench: Bench) -> None:
-    bench.root.stop = "publish"
-    with pytest.raises(Stopped):
-        bench.promote()
-    bench.root.stop = ""
+    sign_release(bench.made.dist, read_root(bench.made.repository), load_signing("release", bench.made.keys))
     for path in (LAYOUT, "provenance/release/images.sigstore.json", "provenance/release/legacy.json", "rfo-verify"):
         data = (bench.made.dist / path).read_bytes()
         (bench.made.dist / path).write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     done, _ = bench.promote()
     assert len(done.written) == 5
-    assert bench.accepted() == []
+    assert bench.reasons() == []
 
 
 def test_the_signer_answers_with_reasons_and_no_traceback(bench: Bench) -> None:
@@ -341,9 +284,6 @@ def test_the_signer_answers_with_reasons_and_no_traceback(bench: Bench) -> None:
 
 def test_the_signer_judges_for_itself(bench: Bench) -> None:
     """Whoever calls it without the checks of promote gets no signature either."""
-    from pipeline.attest.releasing import sign_release
-    from pipeline.attest.root import read_root
-
     (bench.made.dist / "NOTES.md").write_bytes(b"# other\n")
     with pytest.raises(PipelineError, match=r"NOTES\.md: was changed"):
         sign_release(bench.made.dist, read_root(bench.made.repository), load_signing("release", bench.made.keys))
@@ -357,5 +297,24 @@ def test_a_release_made_by_the_tests_themselves_is_promoted_already(
     monkeypatch.setenv("RFO_TRUST", str(made.repository))
     monkeypatch.setenv("RFO_STORE", str(tmp_path / "store"))
     said = StringIO()
-    promote(made.dist, Root(made), Progress(stream=said))
+    promote(made.dist, Progress(stream=said))
     assert "promoted already" in said.getvalue()
+
+
+def test_the_commands(bench: Bench) -> None:
+    def inv(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        run = [sys.executable, "-m", "invoke", *arguments]
+        return subprocess.run(run, capture_output=True, text=True, check=False, cwd=REPO, timeout=120)
+
+    dist = str(bench.made.dist)
+    early = inv("verify", "--release", dist)
+    assert early.returncode == TrustError.exit_code
+    assert f"./inv promote --from {dist}" in early.stderr
+    done = inv("promote", "--from", dist, "--download-url", "https://releases.invalid/rfo")
+    assert done.returncode == 0, done.stderr
+    assert "DEVELOPMENT" in done.stdout + done.stderr
+    assert b"https://releases.invalid/rfo" in (bench.made.dist / "install-rfo.sh").read_bytes()
+    assert inv("verify", "--release", dist).returncode == 0
+    again = inv("promote", "--from", dist)
+    assert (again.returncode, "promoted already" in again.stdout + again.stderr) == (0, True)
+    assert inv("promote").returncode == UsageError.exit_code

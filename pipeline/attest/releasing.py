@@ -1,9 +1,10 @@
-"""What the release role signs, in a process of its own: `python -m pipeline.attest.releasing`, a request on its input.
+"""What the release role signs and publishes, in a process of its own: `python -m pipeline.attest.releasing`.
 
-It believes nobody. It reads the trust repository itself, hashes every file, judges what builders and rebuilders signed
-by the policy there, and only then signs: the layout, the images, the older form of their signatures, the charts, and
-last the release statement, which names every file. What is there and good stays, so that it can be asked again after
-having been stopped anywhere. Its answer is JSON: `{"written": […]}`, or `{"reason", "hint", "kind"}`.
+A request as JSON stands on its input. It believes nobody. It reads the trust repository itself, hashes every file,
+judges what builders and rebuilders signed by the policy there, and only then signs: the layout, the images, the older
+form of their signatures, the charts, and last the release statement, which names every file. Then the trust root names
+that, and the release gets its snapshot of the trust root. What is there and good stays, so that it can be asked again
+after having been stopped anywhere. Its answer is JSON: `{"written": […]}`, or `{"reason", "hint", "kind"}`.
 """
 
 import json
@@ -31,6 +32,7 @@ from pipeline.attest.places import (
 from pipeline.attest.root import TrustRoot, read_root, trust_folder
 from pipeline.attest.standalone import render_verifier
 from pipeline.attest.statement import keyed_bundle, make_statement
+from pipeline.engine import HERE
 from pipeline.errors import PipelineError, TrustError
 from pipeline.lock import write_atomically
 from pipeline.model import Digest
@@ -38,6 +40,8 @@ from pipeline.pack.installer import render_installer
 from pipeline.publish.published import Published, read_published
 from pipeline.registry.layout import Layout
 from pipeline.store import store_error
+from pipeline.trust.repository import TrustRepository
+from pipeline.trust.settings import read_settings
 from pipeline.verifier.bundle import MAX_BUNDLE, hint_of, pae, read_bundle
 from pipeline.verifier.encoding import Refused, canonical, decode64, parse_canonical
 from pipeline.verifier.evidence import EVIDENCE
@@ -139,6 +143,14 @@ def refuse_other_signer(root: TrustRoot, signing: Signing) -> None:
             f"the trust root does not let the key {str(signing.key.keyid)[:8]} name releases",
             "see who may: ./inv trust status",
         )
+
+
+def publish(folder: Path, repository: TrustRepository) -> None:
+    """Let the trust root name a signed release, and give the release its snapshot. Raises TrustError, StoreError."""
+    published = read_published(folder)
+    version = published.manifest.version
+    repository.publish_release(folder_name(published), version, folder / RELEASE_STATEMENT)
+    repository.snapshot_into(folder)
 
 
 class _Release:
@@ -291,6 +303,7 @@ def main() -> int:
         folder, mirror = Path(asked["folder"]), str(asked.get("mirror", ""))
         root, signing = read_root(trust_folder()), load_signing("release", keys_folder())
         answer: dict[str, Any] = {"written": sign_release(folder, root, signing, _charts(), mirror)}
+        publish(folder, TrustRepository(trust_folder(), keys_folder(), read_settings(HERE.parent)))
     except PipelineError as error:
         fault = error
     except (HostLacks, Refused) as error:

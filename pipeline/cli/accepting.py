@@ -57,3 +57,31 @@ def verify(
         report = accept(asked, Progress(stream=StringIO()) if json else Progress())
         print_report(report, as_json=json)
         sys.exit(report.exit_code)
+
+
+@task(
+    positional=[],
+    help={
+        "from": "Folder of the candidate, such as dist/v1.25.4+rfor1.",
+        "download-url": "Where the release will be served from: its installer downloads there unless told otherwise.",
+        "debug": DEBUG,
+    },
+)
+def promote(c: Context, from_: str = "", download_url: str = "", debug: bool = False) -> None:
+    """Make a release of a candidate that others have made again; says what is missing. Can be repeated and resumed."""
+    from pathlib import Path
+
+    from pipeline.errors import UsageError
+    from pipeline.promote import promote as make
+    from pipeline.report.progress import Progress
+
+    with reporting(debug):
+        if not from_:
+            raise UsageError("which candidate? --from is missing", "name its folder: ./inv promote --from dist/VERSION")
+        progress = Progress()
+        done = make(Path(from_).absolute(), progress, download_url)
+        for path in done.written:
+            progress.say(f"  signed {path}")
+        trust = "DEVELOPMENT, which nobody should rely on" if done.development else f"policy {done.policy}"
+        progress.say(f"release: {done.folder} ({trust})")
+        progress.say(f"  -> verify it: ./inv verify --release {done.folder}")
