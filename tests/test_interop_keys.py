@@ -228,33 +228,51 @@ def test_cosign_judges_what_is_attached(made: Trusted, stack: ExitStack, tmp_pat
 
 def test_containers_image_enforces_a_policy(made: Trusted, registry: str, tmp_path: Path) -> None:
     """What podman, skopeo and cri-o ask for: a signature of the older form, for the repository by its public name."""
+    mirror = f"{registry}/prefix"
+    pushed(made.dist, mirror)
     judge = compiled("containers-image-policy", CONTAINERS_IMAGE, JUDGE, tags="containers_image_openpgp")
     (tmp_path / "registries.d").mkdir()
     (tmp_path / "registries.d/rfo.yaml").write_text(
-        json.dumps({"docker": {registry: {"use-sigstore-attachments": True}}})
+        json.dumps({"docker": {mirror: {"use-sigstore-attachments": True}}})
     )
 
     def judged(role: str, identity: dict[str, str], place: str) -> "subprocess.CompletedProcess[str]":
         required = {"type": "sigstoreSigned", "keyPath": public(made, role)[1], "signedIdentity": identity}
-        policy = {"default": [{"type": "reject"}], "transports": {"docker": {registry: [required]}}}
+        policy = {"default": [{"type": "reject"}], "transports": {"docker": {mirror: [required]}}}
         (tmp_path / "policy.json").write_text(json.dumps(policy))
         command = [judge, str(tmp_path / "policy.json"), str(tmp_path / "registries.d"), f"//{place}"]
         environment = {"HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:1"}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
-    mirrored_from = {"type": "remapIdentity", "prefix": registry, "signedPrefix": "docker.io"}
-    tagged = f"{registry}/" + reference(made).partition("/")[2]
-    for place in [*places(made, registry), tagged]:
+    mirrored_from = {"type": "remapIdentity", "prefix": mirror, "signedPrefix": "docker.io"}
+    tagged = f"{mirror}/" + reference(made).partition("/")[2]
+    for place in [*places(made, mirror), tagged]:
         done = judged("release", mirrored_from, place)
         assert done.returncode == 0, done.stderr
     assert "invalid signature" in judged("builder", mirrored_from, tagged).stderr
     repository = {"type": "exactRepository", "dockerRepository": "docker.io/rfolabs/pause"}
     run("crane", "tag", "--insecure", tagged, "other")
-    renamed = f"{registry}/rfolabs/pause:other"
+    renamed = f"{mirror}/rfolabs/pause:other"
     assert judged("release", repository, renamed).returncode == 0
     assert "not accepted" in judged("release", mirrored_from, renamed).stderr  # the tag is signed as well
     repository["dockerRepository"] = "docker.io/rfolabs/another"
     assert "not accepted" in judged("release", repository, tagged).stderr
+
+
+def test_helm_verifies_no_chart_in_a_registry(made: Trusted, registry: str, tmp_path: Path) -> None:
+    """A chart there has no provenance of Helm's: signing must not change the manifest that was built twice."""
+    version = made.version.removeprefix("v")
+    pull = [tool("helm"), "pull", f"oci://{registry}/rfolabs/rfo-coredns", "--version", version, "-d", str(tmp_path)]
+    environment = {"HOME": str(tmp_path)}
+    subprocess.run([*pull, "--plain-http"], env=environment, check=True, capture_output=True)
+    chart = f"rfo-coredns-{version}.tgz"
+    assert (tmp_path / chart).read_bytes() == (made.dist / "charts" / chart).read_bytes()
+    (tmp_path / chart).unlink()
+    done = subprocess.run(
+        [*pull, "--plain-http", "--verify"], env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "provenance" in done.stderr
 
 
 # --- files, without any network

@@ -5,8 +5,11 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -122,6 +125,19 @@ def complete(made: Trusted, place: str, *options: str) -> bool:
 
 def pause(made: Trusted) -> str:
     return str(next(i["digest"] for i in made.manifest["images"] if i["name"] == "pause"))
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The URL of a folder."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def reference(made: Trusted) -> str:
@@ -321,6 +337,12 @@ def test_helm_verifies_the_provenance_of_a_chart(made: Trusted, keys: Path, tmp_
     assert done.returncode == 0, done.stderr
     assert "Signed by: RFO charts (tests)" in done.stdout
     assert f"Chart Hash Verified: {Digest.of_file(chart)}" in done.stdout
+    with serving(tmp_path) as url:
+        (tmp_path / "pulled").mkdir()
+        pull = [tool("helm"), "pull", f"{url}/{chart.name}", "--prov", "--verify", "--keyring", str(ring)]
+        environment = {"HOME": str(tmp_path)}
+        subprocess.run([*pull, "-d", str(tmp_path / "pulled")], check=True, capture_output=True, env=environment)
+    assert {p.name for p in (tmp_path / "pulled").iterdir()} == {chart.name, f"{chart.name}.prov"}
     new_chart_key(tmp_path / "other", "RFO charts (tests)")
     (tmp_path / "other.gpg").write_bytes(bytes(load_chart_key(tmp_path / "other").extract_certificate()))
     assert verify(tmp_path / "other.gpg").returncode != 0
