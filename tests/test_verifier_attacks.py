@@ -205,6 +205,12 @@ def test_a_release_statement_under_another_name(good: Trusted, tmp_path: Path) -
     refused(made, "releases/v9.9.9+rfor1/release.sigstore.json", "is not named by the trust root")
 
 
+def test_another_statement_in_place_of_the_release_statement(good: Trusted, tmp_path: Path) -> None:
+    made = copied(good, tmp_path, edits={STATEMENT: lambda s: s.update(type="https://slsa.dev/provenance/v1")})
+    again(made)
+    refused(made, STATEMENT, "is not a release statement")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [("purl", "pkg:generic/other@1", "is about another package"), ("release", {}, "does not say what release")],
@@ -215,6 +221,12 @@ def test_a_release_statement_about_something_else(
     made = copied(good, tmp_path, edits={STATEMENT: lambda s: s["predicate"].update({name: value})})
     again(made)
     refused(made, STATEMENT, reason)
+
+
+def test_a_release_statement_without_a_version(good: Trusted, tmp_path: Path) -> None:
+    made = copied(good, tmp_path, edits={STATEMENT: lambda s: s["predicate"]["release"].update(version="1.0")})
+    again(made)
+    refused(made, STATEMENT, "is not the version of a release")
 
 
 def test_a_promotion_under_another_policy(good: Trusted, tmp_path: Path) -> None:
@@ -523,9 +535,9 @@ def test_a_version_below_the_policys_floor(good: Trusted, tmp_path: Path) -> Non
 
 
 def test_a_kind_that_the_policy_does_not_know(good: Trusted, tmp_path: Path) -> None:
-    made = copied(good, tmp_path, edits={"policy": lambda p: p["kinds"].pop(2)})
+    made = copied(good, tmp_path, edits={"policy": lambda p: p["kinds"].pop()})
     made.publish()
-    refused(made, AMD64, "is of no kind that the policy knows")
+    refused(made, "NOTES.md", "is of no kind that the policy knows")
 
 
 # --- versions and time

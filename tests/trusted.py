@@ -40,6 +40,7 @@ from pipeline.pack.tar import Entry, write_tar
 from pipeline.pack.tarball import installed_files
 from pipeline.publish.manifest import SCHEMA, render_manifest
 from pipeline.publish.published import Manifest, read_published
+from pipeline.trust.policy import compile_policy
 from pipeline.verifier.bundle import pae
 from pipeline.verifier.encoding import canonical
 from pipeline.verifier.statement import IMAGE_SIGNATURE, PAYLOAD_TYPE, PROVENANCE, REBUILD, RELEASE, SPDX
@@ -50,6 +51,7 @@ EPOCH = 1668729600
 IDS = "https://rfolabs.github.io/rfo/builders/development-"
 BUILD = "https://rfolabs.github.io/rfo/build/v1"
 FOLDERS = ("trust", "provenance")
+POLICY_SOURCE = REPO / "provenance" / "policy" / "development.yaml"
 LAYOUT_SOURCE = REPO / "provenance" / "layout.yaml"
 STATEMENT = "provenance/release/release.sigstore.json"
 Edit = Callable[[dict[str, Any]], Any]
@@ -419,42 +421,9 @@ class Trusted:
     # --- the trust root
 
     def policy(self) -> dict[str, Any]:
-        """A policy in which each role has one key."""
-        signers = [
-            {"role": r, "id": IDS + r, "key": tuf_key(load_signing(r, self.keys).key)}
-            for r in ("builder", "rebuilder", "release")
-        ]
-        agreed = {"builders": 1, "rebuilders": 1}
-        none = {"builders": 0, "rebuilders": 0, "requires": []}
-        kinds: list[dict[str, Any]] = [
-            {"kind": "binary", "files": [], **agreed, "requires": []},
-            {"kind": "image", "files": [], **agreed, "requires": []},
-            {"kind": "tarball", "files": ["rfo.linux-*.tar.gz"], **agreed, "requires": [SPDX]},
-            {"kind": "bundle", "files": ["rfo-images*.tar.zst", "rfo-images*.txt"], **agreed, "requires": []},
-            {"kind": "chart", "files": ["charts/*.tgz"], **agreed, "requires": []},
-            {
-                "kind": "signature",
-                "files": ["provenance/*", "charts/*.tgz.prov", "install-rfo.sh", "rfo-verify"],
-                **none,
-            },
-            {"kind": "layout", "files": ["images/*"], **none},
-            {
-                "kind": "document",
-                "files": ["NOTES.md", "release.json", "*.lock", "sbom/*.spdx.json", "sha256sum-*.txt"],
-                **agreed,
-                "requires": [],
-            },
-        ]
-        policy = {
-            "_type": "https://rfolabs.github.io/rfo/policy/v1",
-            "name": "development",
-            "development": True,
-            "minimum_version": VERSION,
-            "bases": ["*"],
-            "deviations": ["*"],
-            "signers": signers,
-            "kinds": kinds,
-        }
+        """The development policy, with the keys of this release's roles."""
+        data = compile_policy(POLICY_SOURCE, REPO, lambda role: load_signing(role, self.keys).key)
+        policy: dict[str, Any] = json.loads(data)
         return self.edit("policy", policy)
 
     def publish(self, custom: Mapping[str, Any] | None = None) -> None:
