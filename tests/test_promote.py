@@ -26,6 +26,7 @@ from pipeline.attest.root import read_root
 from pipeline.errors import PipelineError, TrustError, UsageError
 from pipeline.promote import promote
 from pipeline.report.progress import Progress
+from pipeline.trust.development import ensure_development, open_trust
 from pipeline.verifier.encoding import canonical
 from pipeline.verifier.report import ACCEPTED
 from pipeline.verifier.verify import Options
@@ -299,6 +300,26 @@ def test_a_release_made_by_the_tests_themselves_is_promoted_already(
     said = StringIO()
     promote(made.dist, Progress(stream=said))
     assert "promoted already" in said.getvalue()
+
+
+def test_a_first_run_has_all_that_promoting_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The development root, its keys and its policy, as `inv release` makes them; and what yanking a release does."""
+    monkeypatch.setenv("RFO_TRUST", str(tmp_path / "repository"))
+    monkeypatch.setenv("RFO_KEYS", str(tmp_path / "keys"))
+    monkeypatch.setenv("RFO_STORE", str(tmp_path / "store"))
+    ensure_development(REPO, Progress(stream=StringIO()))
+    dist = tmp_path / "dist" / f"{VERSION}@debian-13"
+    dist.mkdir(parents=True)
+    bench = Bench(Trusted(dist, tmp_path / "repository", tmp_path / "keys"))
+    bench.made.candidate()
+    bench.made.build("builder")
+    bench.made.build("rebuilder")
+    bench.promote()
+    assert bench.reasons() == []
+    assert list((dist / "charts").glob("*.prov"))
+    open_trust(REPO).yank(VERSION, "a hole")
+    open_trust(REPO).snapshot_into(dist)
+    assert bench.reasons() == [f"{VERSION}@debian-13: was taken back"]
 
 
 def test_the_commands(bench: Bench) -> None:

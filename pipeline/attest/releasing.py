@@ -40,8 +40,8 @@ from pipeline.pack.installer import render_installer
 from pipeline.publish.published import Published, read_published
 from pipeline.registry.layout import Layout
 from pipeline.store import store_error
+from pipeline.trust.development import open_trust
 from pipeline.trust.repository import TrustRepository
-from pipeline.trust.settings import read_settings
 from pipeline.verifier.bundle import MAX_BUNDLE, hint_of, pae, read_bundle
 from pipeline.verifier.encoding import Refused, canonical, decode64, parse_canonical
 from pipeline.verifier.evidence import EVIDENCE
@@ -303,7 +303,7 @@ def main() -> int:
         folder, mirror = Path(asked["folder"]), str(asked.get("mirror", ""))
         root, signing = read_root(trust_folder()), load_signing("release", keys_folder())
         answer: dict[str, Any] = {"written": sign_release(folder, root, signing, _charts(), mirror)}
-        publish(folder, TrustRepository(trust_folder(), keys_folder(), read_settings(HERE.parent)))
+        publish(folder, open_trust(HERE.parent))
     except PipelineError as error:
         fault = error
     except (HostLacks, Refused) as error:
