@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine import REPO
 from registry_server import Fault, Images, distribution, disturbed, referrers_registry
 from tools import tool
 from trusted import Trusted, promoted
@@ -365,6 +367,19 @@ def test_the_key_for_charts_is_kept_from_others_and_not_replaced(keys: Path, tmp
     os.chmod(tmp_path / SECRET, 0o640)
     with pytest.raises(TrustError, match="can be read by others"):
         load_chart_key(tmp_path)
+
+
+def test_the_key_for_charts_is_made_by_a_command(tmp_path: Path) -> None:
+    def inv(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "invoke", "keys", *arguments, "--folder", str(tmp_path / "keys")]
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+
+    done = inv("new", "--role", "charts", "--id", "RFO charts (tests)")
+    assert done.returncode == 0, done.stderr
+    assert str(load_chart_key(tmp_path / "keys").extract_certificate().user_ids[0]) == "RFO charts (tests)"
+    assert inv("new", "--role", "builder").returncode == 0
+    shown = json.loads(inv("show", "--json").stdout)
+    assert [k["role"] for k in shown] == ["builder"]  # the other is no key of statements
 
 
 def test_what_is_no_chart_is_not_signed(made: Trusted, keys: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from pipeline.model import Digest
 if TYPE_CHECKING:
     from pysequoia import Tsk
 
+ROLE = "charts"
+"""What the key is made for; it is of another kind than those of `pipeline.attest.keys`."""
 SECRET, PUBLIC = "charts.pgp", "charts.pgp.pub"
 """Files of the keys folder: the secret key, and what operators import (ASCII armor)."""
 MAX_CHART = 16 << 20

@@ -12,7 +12,7 @@ from pipeline.cli.common import DEBUG, reporting
     positional=["action"],
     help={
         "action": "new: make a key; show: list the public keys there are, with their keyids.",
-        "role": "Whose key: builder, rebuilder, release, root-1, root-2, root-3, targets, snapshot, timestamp.",
+        "role": "Whose: builder, rebuilder, release, root-1, root-2, root-3, targets, snapshot, timestamp, charts.",
         "folder": "Where keys are (default: RFO_KEYS, else ~/.config/rfo/keys).",
         "id": "Builder id to sign under: the URI that the policy binds to the key.",
         "passphrase": "Ask for a passphrase; RFO_PASSPHRASE is taken if it is set.",
@@ -53,8 +53,16 @@ def keys(
 def _make(role: str, folder: Any, name: str, passphrase: str, *, as_json: bool) -> None:
     import json
 
+    from pipeline.attest.helm import PUBLIC, ROLE, SECRET, new_chart_key
     from pipeline.attest.keys import new_key
+    from pipeline.errors import UsageError
 
+    if role == ROLE:
+        if passphrase:
+            raise UsageError("the key for charts cannot have a passphrase", "keep its folder on an encrypted disk")
+        new_chart_key(folder, name or "RFO charts")
+        print(json.dumps({"role": role, "folder": str(folder)}) if as_json else f"{folder}/{SECRET}, {folder}/{PUBLIC}")
+        return
     key = new_key(role, folder, passphrase, name)
     if as_json:
         print(json.dumps({"role": role, "keyid": key.keyid, "folder": str(folder)}))
@@ -69,10 +77,11 @@ def _make(role: str, folder: Any, name: str, passphrase: str, *, as_json: bool) 
 def _show(folder: Any, *, as_json: bool) -> None:
     import json
 
+    from pipeline.attest.helm import PUBLIC
     from pipeline.attest.keys import read_id, read_public
 
     found = []
-    for path in sorted(folder.glob("*.pub")):
+    for path in sorted(p for p in folder.glob("*.pub") if p.name != PUBLIC):
         key = read_public(path.stem, folder)
         entry = {"role": path.stem, "keyid": key.keyid, "id": None, "private": (folder / f"{path.stem}.key").is_file()}
         if (folder / f"{path.stem}.id").is_file():
