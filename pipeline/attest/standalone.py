@@ -113,4 +113,4 @@ def _names(tree: ast.Module) -> Iterator[str]:
             yield node.name
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets: Sequence[ast.expr] = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (t.id for t in targets if isinstance(t, ast.Name))
+            yield from (n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))

@@ -16,6 +16,19 @@ from pipeline.verifier.statement import MAX_STATEMENT, PAYLOAD_TYPE, Statement, 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 MAX_BUNDLE = 2 * MAX_STATEMENT
 """Bytes of a bundle: base64 of a statement, and what proves its signature."""
+MAX_TIMESTAMPS = 4
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What proves a signature by certificate; nothing of it has been looked into."""
+
+    certificate: str
+    """DER in base64, as are the next."""
+    timestamps: tuple[str, ...]
+    """Replies of timestamp authorities (RFC 3161), over the signature."""
+    entry: Any
+    """Of a transparency log."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +42,8 @@ class Bundle:
     """ECDSA over SHA-256 of the envelope's PAE, in DER."""
     hint: str | None
     """Base64 of the SHA-256 of the public key (SubjectPublicKeyInfo, DER); None if there is a certificate."""
-    material: dict[str, Any]
-    """`verificationMaterial` as it stands: of a signature by certificate also what proves it."""
+    proof: Proof | None
+    """None if there is a hint."""
 
     @property
     def message(self) -> bytes:
@@ -66,14 +79,30 @@ def read_bundle(data: bytes, what: str) -> Bundle:
     payload = decode64(envelope["payload"], what)
     if not isinstance(material, dict):
         raise Refused(what, "has nothing that its signature could be checked with")
-    hint = None
+    hint, proof = None, None
     if "publicKey" in material:
         _expect(material, {"publicKey"}, what, "the material of a signature by key")
         _expect(material["publicKey"], {"hint"}, what, "a public key")
         hint = material["publicKey"]["hint"]
         if len(decode64(hint, what)) != hashlib.sha256().digest_size:
             raise Refused(what, "names its key in another way than by SHA-256")
-    return Bundle(payload, read_statement(payload, what), decode64(signatures[0]["sig"], what), hint, material)
+    else:
+        proof = _read_proof(material, what)
+    return Bundle(payload, read_statement(payload, what), decode64(signatures[0]["sig"], what), hint, proof)
+
+
+def _read_proof(material: dict[str, Any], what: str) -> Proof:
+    _expect(material, {"certificate", "tlogEntries", "timestampVerificationData"}, what, "what proves a signature")
+    _expect(material["certificate"], {"rawBytes"}, what, "a certificate")
+    _expect(material["timestampVerificationData"], {"rfc3161Timestamps"}, what, "a list of timestamps")
+    entries, stamps = material["tlogEntries"], material["timestampVerificationData"]["rfc3161Timestamps"]
+    if not isinstance(entries, list) or len(entries) != 1:
+        raise Refused(what, "does not have exactly one log entry")
+    if not isinstance(stamps, list) or not 0 < len(stamps) <= MAX_TIMESTAMPS:
+        raise Refused(what, "has no timestamp, or too many", f"1 to {MAX_TIMESTAMPS}")
+    for stamp in stamps:
+        _expect(stamp, {"signedTimestamp"}, what, "a timestamp")
+    return Proof(material["certificate"]["rawBytes"], tuple(s["signedTimestamp"] for s in stamps), entries[0])
 
 
 def _expect(value: Any, keys: set[str], what: str, kind: str) -> None:

@@ -38,15 +38,20 @@ class PublicKey:
     @property
     def pem(self) -> str:
         """As openssl reads it."""
-        text = base64.b64encode(self.spki).decode()
-        lines = [text[i : i + 64] for i in range(0, len(text), 64)]
-        return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""])
+        return pem_of(self.spki, "PUBLIC KEY")
 
     @property
     def keyid(self) -> str:
         """What securesystemslib, and with it TUF and in-toto, calls the key."""
         key = {"keytype": "ecdsa", "scheme": "ecdsa-sha2-nistp256", "keyval": {"public": self.pem}}
         return hashlib.sha256(canonical(key)).hexdigest()
+
+
+def pem_of(data: bytes, label: str = "CERTIFICATE") -> str:
+    """DER in PEM (RFC 7468)."""
+    text = base64.b64encode(data).decode()
+    lines = [text[i : i + 64] for i in range(0, len(text), 64)]
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
 def read_key(value: Any, what: str) -> PublicKey:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.verifier.bundle import MAX_BUNDLE, Bundle
+from pipeline.verifier.certificate import verify_certified
 from pipeline.verifier.clock import DAY, check_clock, render_time
 from pipeline.verifier.encoding import Refused, parse
 from pipeline.verifier.evidence import EVIDENCE, Certified, Claim, read_evidence
 from pipeline.verifier.folder import Folder, Hashed, Missing, other_content
+from pipeline.verifier.instance import read_instance
 from pipeline.verifier.judge import check_subjects, judge
 from pipeline.verifier.lists import LAYOUT_INDEX, check_lists, read_layout
 from pipeline.verifier.policy import Policy, read_policy
@@ -24,7 +26,7 @@ from pipeline.verifier.report import Report
 from pipeline.verifier.scope import Scope
 from pipeline.verifier.sealed import STATEMENT_PATH, Sealed, check_added, check_manifest, read_sealed
 from pipeline.verifier.state import State
-from pipeline.verifier.tuf import MAX_NAMED, MAX_ROOT, TARGETS, NewerRoot, Trust, read_trust
+from pipeline.verifier.tuf import MAX_ROOT, TARGETS, NewerRoot, Trust, read_trust
 from pipeline.verifier.versions import compare_versions, read_version
 
 WARN_DAYS = 60
@@ -324,11 +326,7 @@ def _certified(trusted_root: bytes | None) -> Certified:
         del bundle, identity, issuer
         raise Refused(what, "is signed by certificate, and the trust root names no Sigstore instance")
 
-    def check(bundle: Bundle, identity: str, issuer: str, what: str) -> None:
-        del bundle, identity, issuer
-        raise Refused(what, "is signed by certificate")
-
     if trusted_root is None:
         return refuse
-    parse(trusted_root, "trusted_root.json", MAX_NAMED)
-    return check
+    instance = read_instance(trusted_root, "trusted_root.json")
+    return lambda bundle, identity, issuer, what: verify_certified(bundle, instance, identity, issuer, what)
