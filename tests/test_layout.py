@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine import REPO
 from in_toto import exceptions
 from in_toto.models.metadata import Metadata
 from in_toto.verifylib import in_toto_verify
@@ -117,6 +118,15 @@ def test_the_command_of_in_toto_accepts_a_release(made: Trusted) -> None:
     refused = by_command(made)
     assert refused.returncode == 1
     assert "pack.amd64" in refused.stderr
+
+
+def test_the_documented_command(made: Trusted) -> None:
+    block = (REPO / "docs" / "verify.md").read_text().partition("```sh in-toto\n")[2].partition("```")[0]
+    shutil.copy(made.keys / "release.pub", made.dist.parent)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-euc", block], cwd=made.dist, env=environment, capture_output=True, check=False)
+    assert block
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("step", ["lock", "build.rfo.arm64", "pack.amd64", "pack.release"])
