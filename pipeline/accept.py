@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pipeline.attest.chain import check_chain
+from pipeline.attest.chain import check_chain, say_expired
 from pipeline.attest.root import newest_root, read_layout, release_keys, trust_folder
 from pipeline.base.mirror import NotServed
 from pipeline.errors import HostError, PipelineError, SourceError, TrustError, UsageError
@@ -86,9 +86,9 @@ def judge(folder: Path, root: bytes, options: Options) -> Report:
         trust = read_trust(place, root, options.state)
         now = options.now if options.as_of is None else options.as_of
         published, compiled = read_published(folder), read_layout(trust)
-        report.refused += check_chain(
-            place, published, compiled, release_keys(trust), now, stale=options.allow_stale
-        )  # fmt: skip
+        report.refused += check_chain(place, published, compiled, release_keys(trust), now)
+        if expired := say_expired(place, now):
+            (report.notes if options.allow_stale else report.stale).append(expired)
     except Refused as refused:
         report.refused.append(refused)
     except PipelineError as error:

@@ -27,24 +27,20 @@ MAX_LINK = 8 << 20
 
 
 def check_chain(
-    folder: Folder,
-    published: Published,
-    compiled: Compiled,
-    keys: Mapping[str, "Key"],
-    now: int,
-    *,
-    stale: bool = False,
+    folder: Folder, published: Published, compiled: Compiled, keys: Mapping[str, "Key"], now: int
 ) -> list[Refused]:
-    """Everything that is wrong with links and layout; `keys`, by keyid, may sign the layout.
+    """Everything that is wrong with links and layout but the layout's age; `keys`, by keyid, may sign the layout.
 
-    `now` is in seconds since 1970. With `stale`, an expired layout is accepted, of which in-toto is not asked.
+    `now` is in seconds since 1970. in-toto accepts no expired layout, and is not asked of one: see `say_expired`.
     """
     found = [*check_links(folder, published, compiled), *check_layout(folder, published, compiled, keys)]
-    expires = 0 if found else layout_expiry(folder)
-    if not found and expires <= now:
-        days = (now - expires) // DAY
-        return [] if stale else [Refused(LAYOUT, f"expired {days} days ago, at {render_time(expires)}")]
-    return found or run_in_toto(folder, keys)
+    return found if found or layout_expiry(folder) <= now else run_in_toto(folder, keys)
+
+
+def say_expired(folder: Folder, now: int) -> str:
+    """How long ago the layout expired; empty if it has not. Raises Refused."""
+    expires = layout_expiry(folder)
+    return "" if expires > now else f"{LAYOUT}: expired {(now - expires) // DAY} days ago, at {render_time(expires)}"
 
 
 def check_links(folder: Folder, published: Published, compiled: Compiled) -> list[Refused]:
