@@ -28,6 +28,7 @@ from pipeline.rebuild import Asked, rebuild, result_path
 from pipeline.report.progress import Progress
 from pipeline.report.proof import percent, say_proof
 from pipeline.store import Store
+from pipeline.verifier.bundle import read_bundle
 
 GENERATOR = """package main
 
@@ -149,6 +150,9 @@ def test_a_clean_candidate_is_made_again_under_all_variations(made: tuple[Path, 
     assert {p.name: p.read_bytes() for p in candidate.iterdir() if p.is_file()} == before, (
         "a proof changes nothing in the candidate"
     )
+    stated = read_bundle(next(candidate.glob("provenance/rebuilder-*/rebuild.sigstore.json")).read_bytes(), "rebuild")
+    assert set(stated.statement.subjects) == {f"binary/{n}" if "/" in n else n for n in names}
+    assert set(stated.statement.predicate["variations"]) == {v.name for v in proof.varied}
     result = json.loads(result_path(Asked(candidate)).read_bytes())
     assert result["equal"] is True
     assert len(result["artifacts"]) == len(proof.judged)

@@ -20,7 +20,7 @@ from pipeline.attest.facts import WRITER, Facts, facts_of
 from pipeline.attest.keys import Signing, keys_folder, load_signing, read_id, spki_of
 from pipeline.attest.links import PAYLOAD_TYPE as LINK_TYPE
 from pipeline.attest.links import make_links
-from pipeline.attest.places import BUNDLE, UNTRACKED, signature_files, signer_folder
+from pipeline.attest.places import BUNDLE, UNTRACKED, kind_of, signature_files, signer_folder
 from pipeline.attest.provenance import (
     Proved,
     Witness,
@@ -188,7 +188,8 @@ def prove(facts: Facts, attempt: Path, arches: Iterable[str], components: Iterab
     """The names of what an attempt made with the same bytes, and of what it made otherwise or not at all.
 
     Every file of the attempt is hashed again. Of a limited one, only what it can prove is named: of some platforms no
-    index of images or what names one, of some components their programs.
+    index of images or what names one, of some components their programs. The layout's blobs are no subjects of
+    statements, which name the manifests above them; links need those that are the same.
     """
     made_for = [p.removeprefix("linux/") for p in facts.manifest.platforms]
     chosen, units = set(arches) or set(made_for), set()
@@ -201,7 +202,7 @@ def prove(facts: Facts, attempt: Path, arches: Iterable[str], components: Iterab
         if units:
             if subject.kind == "binary" and subject.platform in platforms and subject.name.split("/")[1] in units:
                 scope.append(subject)
-        elif subject.kind != UNTRACKED and (whole or (subject.platform in platforms and subject.action not in late)):
+        elif whole or (subject.platform in platforms and subject.action not in late):
             scope.append(subject)
     outputs = json.loads((attempt / "result.json").read_bytes())["outputs"]
     store, dist = Store(attempt / "store"), attempt / "dist"
@@ -215,11 +216,12 @@ def prove(facts: Facts, attempt: Path, arches: Iterable[str], components: Iterab
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         equal = {s.name: found for s, found in zip(scope, pool.map(same, scope), strict=True)}
-    more = set()
+    different = {s.name for s in scope if not equal[s.name] and s.kind != UNTRACKED}
     if whole and not units:
+        made = {p.relative_to(dist).as_posix() for p in dist.rglob("*") if p.is_file()}
         known = {*facts.published.artifacts, "release.json"}
-        more = {p.relative_to(dist).as_posix() for p in dist.rglob("*") if p.is_file()} - known
-    return [n for n, found in equal.items() if found], sorted({*(n for n, f in equal.items() if not f), *more})
+        different |= {name for name in made - known if kind_of(name) != UNTRACKED}
+    return [name for name, found in equal.items() if found], sorted(different)
 
 
 def write_signatures(
