@@ -229,6 +229,29 @@ def test_a_release_statement_without_a_version(good: Trusted, tmp_path: Path) ->
     refused(made, STATEMENT, "is not the version of a release")
 
 
+def test_a_release_that_the_trust_root_calls_otherwise(good: Trusted, tmp_path: Path) -> None:
+    made = copied(good, tmp_path)
+    made.publish({"version": "v1.0.1+rfor1"})
+    refused(made, STATEMENT, "is named by the trust root as another version")
+
+
+@pytest.mark.parametrize("name", ["../etc/passwd", "trust/metadata/1.root.json", STATEMENT])
+def test_a_release_statement_that_names_what_it_cannot(good: Trusted, tmp_path: Path, name: str) -> None:
+    made = copied(good, tmp_path, edits={STATEMENT: lambda s: s["subjects"].update({name: Digest("0" * 64)})})
+    again(made)
+    refused(made, STATEMENT, "names a file that no release statement can name")
+
+
+def test_a_release_json_that_says_something_else(tmp_path: Path) -> None:
+    def other(manifest: dict[str, Any]) -> None:
+        manifest["artifacts"] = [a for a in manifest["artifacts"] if a["name"] != "NOTES.md"]
+        manifest["version"] = "v1.0.1+rfor1"
+
+    made = promoted(tmp_path, edits={"manifest": other})
+    refused(made, "release.json", "is of another release than the release statement")
+    refused(made, "NOTES.md", "is signed with the release, and release.json does not name it")
+
+
 def test_a_promotion_under_another_policy(good: Trusted, tmp_path: Path) -> None:
     made = copied(good, tmp_path, edits={"policy": lambda p: p.update(name="production", development=False)})
     made.publish()
@@ -723,6 +746,18 @@ def test_a_root_with_new_keys_needs_old_and_new(good: Trusted, tmp_path: Path) -
     made.write_root(new, ["root-1", "root-3", "root-4"])
     made.publish()
     accepted(made)
+
+
+def test_a_trust_root_without_a_policy(good: Trusted, tmp_path: Path) -> None:
+    made = copied(good, tmp_path, edits={"targets": lambda b: b["targets"].pop("policy.json")})
+    made.publish()
+    refused(made, "targets.json", "does not name policy.json")
+
+
+def test_metadata_under_another_version(good: Trusted, tmp_path: Path) -> None:
+    made = copied(good, tmp_path, edits={"targets": lambda b: b.update(version=7)})
+    made.publish()
+    refused(made, "2.targets.json", "has another version than it is named by")
 
 
 def test_a_root_that_is_skipped(good: Trusted, tmp_path: Path) -> None:
