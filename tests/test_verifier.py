@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from trusted import IDS, STATEMENT, VERSION, Trusted, copied, files, promoted
 from pipeline.attest.keys import new_key
 from pipeline.attest.standalone import render_verifier
 from pipeline.model import ReleaseVersion
+from pipeline.verifier.encoding import Refused, canonical
+from pipeline.verifier.folder import Folder, Worker
 from pipeline.verifier.policy import read_policy
 from pipeline.verifier.report import Report, render_refused
 from pipeline.verifier.verify import judge_candidate
@@ -241,6 +245,31 @@ def test_memory_does_not_grow_with_the_files(good: Trusted, host: Host, tmp_path
     assert used.ru_maxrss < 128 << 10  # KiB
 
 
+def test_hashing_in_processes_and_in_threads(good: Trusted) -> None:
+    folder = Folder(good.dist)
+    expected = {name: good.digest(name).hex for name in files(good.dist)}
+    assert Worker(folder, list(folder.sizes)).digests() == expected
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    try:
+        assert folder.hashing(folder.sizes)() == expected
+    finally:
+        done.set()
+        other.join()
+
+
+def test_a_hashing_process_that_is_killed(tmp_path: Path) -> None:
+    with (tmp_path / "endless").open("wb") as file:
+        file.truncate(1 << 40)
+    folder = Folder(tmp_path)
+    worker = Worker(folder, ["endless"])
+    os.kill(worker.process, signal.SIGKILL)
+    found = worker.digests()["endless"]
+    assert isinstance(found, Refused)
+    assert found.reason == "cannot be hashed"
+
+
 # --- what it remembers
 
 
@@ -427,7 +456,7 @@ def test_a_candidate_is_judged_by_the_same_policy(good: Trusted, tmp_path: Path)
     for name in ("install-rfo.sh", "rfo-verify", "provenance/release", "trust", "provenance/layout.json"):
         path = made.dist / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    policy = read_policy(json_line(made.policy()), "policy.json")
+    policy = read_policy(canonical(made.policy()) + b"\n", "policy.json")
     report = judge_candidate(made.dist, policy)
     assert report.exit_code == 0, reasons(report)
     assert {r.item.name for r in report.rows} >= {a["name"] for a in made.manifest["artifacts"]}
@@ -436,12 +465,6 @@ def test_a_candidate_is_judged_by_the_same_policy(good: Trusted, tmp_path: Path)
     report = judge_candidate(made.dist, policy)
     assert f"refused: {TARBALL}: was made again, with the same bytes, by too few rebuilders" in reasons(report)
     assert "refused: NOTES.md: was changed after it was signed" in reasons(report)
-
-
-def json_line(value: Any) -> bytes:
-    from pipeline.verifier.encoding import canonical
-
-    return canonical(value) + b"\n"
 
 
 def reasons(report: Report) -> str:
