@@ -16,7 +16,7 @@ from engine import REPO
 from trusted import STATEMENT, Trusted, copied, files, promoted
 
 from pipeline.accept import Asked, accept, parse_options
-from pipeline.attest.links import LINKS
+from pipeline.attest.places import LINKS
 from pipeline.errors import NetworkError, TrustError, UsageError
 from pipeline.report.progress import Progress
 from pipeline.verifier.report import ACCEPTED, REFUSED, STALE, Report

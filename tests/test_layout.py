@@ -19,8 +19,9 @@ from trusted import LAYOUT_SOURCE, Trusted, copied, promoted
 
 from pipeline.attest.chain import check_chain, missing_links, say_expired
 from pipeline.attest.keys import load_signing, new_key
-from pipeline.attest.layout import LAYOUT, compile_layout, make_layout, read_compiled, sign_layout
-from pipeline.attest.links import LINKS, envelope_file, link_path, link_payload, make_links, steps_of
+from pipeline.attest.layout import compile_layout, make_layout, read_compiled, sign_layout
+from pipeline.attest.links import envelope_file, link_path, link_payload, make_links, steps_of
+from pipeline.attest.places import LAYOUT, LINKS
 from pipeline.errors import DefinitionError, TrustError
 from pipeline.model import Digest
 from pipeline.publish.published import read_published

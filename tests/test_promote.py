@@ -19,8 +19,7 @@ from trusted import STATEMENT, VERSION, Trusted, files, promoted
 from pipeline.accept import judge
 from pipeline.attest.helm import new_chart_key
 from pipeline.attest.keys import ROLES, load_signing, new_key
-from pipeline.attest.layout import LAYOUT
-from pipeline.attest.links import LINKS
+from pipeline.attest.places import LAYOUT, LINKS
 from pipeline.attest.releasing import sign_release
 from pipeline.attest.root import read_root
 from pipeline.errors import PipelineError, TrustError, UsageError

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.attest.layout import LAYOUT, MAX_LAYOUT, Compiled, functionaries_of, layout_payload, make_layout
-from pipeline.attest.links import LINKS, PAYLOAD_TYPE, SOURCES, Step, digests_of, link_path, link_payload, steps_of
+from pipeline.attest.layout import MAX_LAYOUT, Compiled, functionaries_of, layout_payload, make_layout
+from pipeline.attest.links import PAYLOAD_TYPE, SOURCES, Step, digests_of, link_path, link_payload, steps_of
+from pipeline.attest.places import LAYOUT, LINKS
 from pipeline.model import Digest
 from pipeline.publish.published import Published
 from pipeline.verifier.bundle import pae

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from in_toto.models.layout import Step as LayoutStep
     from securesystemslib.signer import Key
 
-LAYOUT = "provenance/layout.json"
-"""Of a release."""
 LAYOUT_TARGET = "layout.json"
 """The compiled layout in the trust root."""
 FORM = "https://rfolabs.github.io/rfo/layout/v1"

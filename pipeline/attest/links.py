@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.attest.keys import Signing
+from pipeline.attest.places import LINKS
 from pipeline.model import Digest
 from pipeline.publish.published import Manifest
 from pipeline.verifier.bundle import pae
@@ -18,8 +19,6 @@ from pipeline.verifier.encoding import canonical
 if TYPE_CHECKING:
     from in_toto.models.metadata import Envelope
 
-LINKS = "provenance/links"
-"""Folder of the links in a release."""
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 SOURCES = "sources.lock"
 RELEASE_JSON = "release.json"

@@ -17,13 +17,14 @@ from typing import Any
 
 from pipeline.attest.chain import check_layout, check_links, layout_expiry
 from pipeline.attest.keys import Signing, keys_folder, load_signing, spki_of
-from pipeline.attest.layout import LAYOUT, make_layout, sign_layout
-from pipeline.attest.links import LINKS
+from pipeline.attest.layout import make_layout, sign_layout
 from pipeline.attest.oci import legacy_subjects, render_legacy, simple_signing
 from pipeline.attest.places import (
     IMAGE_SIGNATURES,
     INSTALLER,
+    LAYOUT,
     LEGACY_SIGNATURES,
+    LINKS,
     RELEASE_PROVENANCE,
     RELEASE_STATEMENT,
     VERIFIER,
