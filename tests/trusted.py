@@ -41,7 +41,7 @@ from pipeline.pack.tarball import installed_files
 from pipeline.publish.manifest import SCHEMA, render_manifest
 from pipeline.publish.published import Manifest, read_published
 from pipeline.trust.policy import compile_policy
-from pipeline.verifier.bundle import pae
+from pipeline.verifier.bundle import pae, read_bundle
 from pipeline.verifier.encoding import canonical
 from pipeline.verifier.statement import IMAGE_SIGNATURE, PAYLOAD_TYPE, PROVENANCE, REBUILD, RELEASE, SPDX
 
@@ -78,6 +78,10 @@ class Trusted:
     """By role: the builder id that it states in place of its own."""
     days: int = 400
     """From now until metadata expire."""
+    certified: Callable[[list[bytes]], list[bytes]] | None = None
+    """Makes the release role's bundles in place of its key: by certificate."""
+    trusted_root: bytes = b""
+    """Of the Sigstore instance that certified, for the trust root."""
     versions: dict[str, int] = field(default_factory=dict)
     """Of the metadata that was written last, by role."""
 
@@ -312,6 +316,8 @@ class Trusted:
 
     def sealed(self, payload: bytes, role: str) -> bytes:
         """The bundle around a statement that `role` signs."""
+        if role == "release" and self.certified:
+            return self.certified([payload])[0]
         signing = self.signing(role)
         return keyed_bundle(payload, signing.sign(pae(PAYLOAD_TYPE, payload)), spki_of(signing.key))
 
@@ -395,6 +401,10 @@ class Trusted:
             "predicate": {},
         }
         self.write(f"{place}/images.sigstore.json", self.sealed(canonical(signature), "release"))
+        if self.certified:
+            provenance = f"provenance/builder-{self.keyid8('builder')}/image.sigstore.json"
+            payload = read_bundle((self.dist / provenance).read_bytes(), provenance).payload
+            self.write(f"{place}/provenance.sigstore.json", self.sealed(payload, "release"))
         self.write(f"{place}/legacy.json", canonical({"signatures": []}) + b"\n")
         for chart in (self.dist / "charts").glob("*.tgz"):
             self.write(f"charts/{chart.name}.prov", b"-----BEGIN PGP SIGNED MESSAGE-----\n")
@@ -433,6 +443,8 @@ class Trusted:
         statement = (self.dist / STATEMENT).read_bytes()
         policy, layout = canonical(self.policy()) + b"\n", self.layout_target()
         targets = {"policy.json": self.put("policy.json", policy), "layout.json": self.put("layout.json", layout)}
+        if self.trusted_root:
+            targets["trusted_root.json"] = self.put("trusted_root.json", self.trusted_root)
         path = f"releases/{self.name}/release.sigstore.json"
         named = self.put(path, statement)
         named.unrecognized_fields["custom"] = {"version": self.version, **(custom or {})}
