@@ -1,4 +1,4 @@
-"""The private Sigstore stack: Fulcio, TesseraCT, Rekor v2, the timestamp authority and an issuer of tokens, on loopback.
+"""The private Sigstore stack: Fulcio, TesseraCT, Rekor v2, timestamp authority and token issuer, on loopback.
 
 The programs are those of the Sigstore project, with keys and certificates made here. `tests/standin.py` is the cheap
 one. Every server is started by `running` and ended by it.
