@@ -25,6 +25,7 @@ from pipeline.verifier.certificate import verify_certified
 from pipeline.verifier.encoding import Refused, canonical, parse
 from pipeline.verifier.instance import MAX_INSTANCE, Instance, read_instance
 from pipeline.verifier.openssl import HostLacks, PublicKey, verifies
+from pipeline.verifier.policy import Signer
 from pipeline.verifier.statement import PAYLOAD_TYPE
 
 NAME = "{}.keyless.yaml"
@@ -100,6 +101,18 @@ class ReleaseSigner:
         if isinstance(signer, Keyless):
             return sign_keyless(payloads, signer)
         return [keyed_bundle(p, signer.sign(pae(PAYLOAD_TYPE, p)), spki_of(signer.key)) for p in payloads]
+
+    @property
+    def certified(self) -> bool:
+        """Whether it signs by certificate."""
+        return isinstance(self.signer, Keyless)
+
+    def is_signer(self, signer: Signer) -> bool:
+        """Whether it is the one that a policy means."""
+        mine = self.signer
+        if isinstance(mine, Keyless):
+            return signer.key is None and (signer.identity, signer.issuer) == (mine.file.identity, mine.file.issuer)
+        return signer.key is not None and signer.key.spki == spki_of(mine.key)
 
     def made(self, bundle: Bundle) -> bool:
         """Whether a bundle is signed by this signer, and good."""

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.attest.chain import check_layout, check_links, layout_expiry
-from pipeline.attest.keys import Signing, keys_folder, load_signing, spki_of
+from pipeline.attest.keyless import ReleaseSigner, read_keyless
+from pipeline.attest.keys import Signing, keys_folder, load_signing
 from pipeline.attest.layout import make_layout, sign_layout
 from pipeline.attest.oci import legacy_subjects, render_legacy, simple_signing
 from pipeline.attest.places import (
+    BUNDLE,
     IMAGE_SIGNATURES,
     INSTALLER,
     LAYOUT,
@@ -32,7 +34,7 @@ from pipeline.attest.places import (
 )
 from pipeline.attest.root import TrustRoot, read_root, trust_folder
 from pipeline.attest.standalone import render_verifier
-from pipeline.attest.statement import keyed_bundle, make_statement
+from pipeline.attest.statement import make_statement
 from pipeline.engine import HERE
 from pipeline.errors import PipelineError, TrustError
 from pipeline.lock import write_atomically
@@ -43,14 +45,14 @@ from pipeline.registry.layout import Layout
 from pipeline.store import store_error
 from pipeline.trust.development import open_trust
 from pipeline.trust.repository import TrustRepository
-from pipeline.verifier.bundle import MAX_BUNDLE, hint_of, pae, read_bundle
+from pipeline.verifier.bundle import MAX_BUNDLE, read_bundle
 from pipeline.verifier.encoding import Refused, canonical, decode64, parse_canonical
 from pipeline.verifier.evidence import EVIDENCE
 from pipeline.verifier.folder import Folder
 from pipeline.verifier.openssl import HostLacks
 from pipeline.verifier.released import MANIFEST_NAME
 from pipeline.verifier.report import Report
-from pipeline.verifier.statement import IMAGE_SIGNATURE, PAYLOAD_TYPE, RELEASE, STATEMENT
+from pipeline.verifier.statement import IMAGE_SIGNATURE, RELEASE, STATEMENT
 from pipeline.verifier.verify import judge_candidate
 
 MAX_REQUEST = 1 << 20
@@ -100,22 +102,32 @@ def _belongs(path: str) -> bool:
 
 
 def sign_release(
-    folder: Path, root: TrustRoot, signing: Signing, charts: Callable[[Path], bytes] | None = None, mirror: str = ""
+    folder: Path,
+    root: TrustRoot,
+    signing: Signing,
+    charts: Callable[[Path], bytes] | None = None,
+    mirror: str = "",
+    statements: ReleaseSigner | None = None,
 ) -> list[str]:
     """Sign a candidate that meets the policy; returns the paths that were written.
 
-    `charts` makes a chart's provenance; the installer downloads from `mirror` unless it is told otherwise. Raises
-    TrustError, with every reason, for a candidate that does not meet the policy.
+    `statements` signs those of the release if the key `signing` does not: by certificate, of which there are three at
+    most, whatever the release has (pipeline/attest/keyless.py). `charts` makes a chart's provenance; the installer
+    downloads from `mirror` unless it is told otherwise. Raises TrustError, with every reason, for a candidate that does
+    not meet the policy.
     """
     judged = judge(folder, root)
     if judged.reasons:
         lines = "\n  ".join(str(r) for r in judged.reasons[:20])
         raise TrustError(f"{folder.name} is not signed: it does not meet the policy {root.policy.name}\n  {lines}")
-    refuse_other_signer(root, signing)
-    release = _Release(folder, root, signing, judged.published)
+    statements = statements or ReleaseSigner(signing)
+    refuse_other_signer(root, signing, statements)
+    release = _Release(folder, root, signing, statements, judged.published)
     try:
         release.keep(LAYOUT, release.good_layout, release.layout)
         release.keep_bundle(IMAGE_SIGNATURES, release.images())
+        if statements.certified and (provenance := release.provenance()):
+            release.keep_bundle(RELEASE_PROVENANCE, provenance)
         release.keep(LEGACY_SIGNATURES, release.good_legacy, release.legacy)
         if charts:
             for chart in sorted((folder / "charts").glob("*.tgz")):
@@ -130,14 +142,14 @@ def sign_release(
     return release.written
 
 
-def refuse_other_signer(root: TrustRoot, signing: Signing) -> None:
-    """Raise TrustError if the key may not sign releases according to the policy, or not name them according to TUF."""
-    signer = next((s for s in root.policy.signers if s.key and s.key.spki == spki_of(signing.key)), None)
+def refuse_other_signer(root: TrustRoot, signing: Signing, statements: ReleaseSigner) -> None:
+    """Raise TrustError if the signer may not sign releases according to the policy, or not name them by TUF."""
+    signer = next((s for s in root.policy.signers if statements.is_signer(s)), None)
     if signer is None or signer.role != "release":
         known = "nobody's" if signer is None else f"that of {signer.id}, a {signer.role}"
         raise TrustError(
-            f"the key of release in {keys_folder()} is {known} according to the policy {root.policy.name}",
-            "promote with the key that the policy names, or let the policy name this one (docs/trust.md)",
+            f"the signer of release in {keys_folder()} is {known} according to the policy {root.policy.name}",
+            "promote with the key or identity that the policy names, or let it name this one (docs/trust.md)",
         )
     if str(signing.key.keyid) not in root.keys:
         raise TrustError(
@@ -157,10 +169,13 @@ def publish(folder: Path, repository: TrustRepository) -> None:
 class _Release:
     """A candidate on its way to be a release."""
 
-    def __init__(self, folder: Path, root: TrustRoot, signing: Signing, published: Published) -> None:
+    def __init__(
+        self, folder: Path, root: TrustRoot, signing: Signing, statements: ReleaseSigner, published: Published
+    ) -> None:
         self.folder = folder
         self.root = root
         self.signing = signing
+        self.statements = statements
         self.published = published
         self.written: list[str] = []
 
@@ -182,17 +197,12 @@ class _Release:
 
     def keep_bundle(self, path: str, payload: bytes) -> None:
         """Sign a statement, unless a signature over it is there: they are random, and this one may be published."""
-        spki = spki_of(self.signing.key)
 
         def good(data: bytes) -> bool:
             bundle = read_bundle(data[: MAX_BUNDLE + 1], path)
-            return (
-                bundle.payload == payload
-                and bundle.hint == hint_of(spki)
-                and self.verifies(bundle.message, bundle.signature)
-            )
+            return bundle.payload == payload and self.statements.made(bundle)
 
-        self.keep(path, good, lambda: keyed_bundle(payload, self.signing.sign(pae(PAYLOAD_TYPE, payload)), spki))
+        self.keep(path, good, lambda: self.statements([payload])[0])
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Whether it is a signature by our key."""
@@ -215,7 +225,7 @@ class _Release:
         except (Refused, FileNotFoundError):
             return False
         named = bundle.statement.subjects.get(path)
-        return named == found and self.verifies(bundle.message, bundle.signature)
+        return named == found and self.statements.made(bundle)
 
     def layout(self) -> bytes:
         """The layout, which expires so many days from now."""
@@ -237,6 +247,13 @@ class _Release:
         return canonical(
             {"_type": STATEMENT, "subject": subjects, "predicateType": IMAGE_SIGNATURE, "predicate": {}}
         )  # fmt: skip
+
+    def provenance(self) -> bytes:
+        """The builder's statement about images, for those who know the release's signer only; empty without images."""
+        for path in sorted(self.folder.glob(f"provenance/builder-*/image{BUNDLE}")):
+            name = path.relative_to(self.folder).as_posix()
+            return read_bundle(path.read_bytes()[: MAX_BUNDLE + 1], name).payload
+        return b""
 
     def manifests(self) -> list[tuple[str, Digest]]:
         """Repository and digest of every index and manifest of images and charts."""
@@ -302,8 +319,10 @@ def main() -> int:
     try:
         asked = json.loads(sys.stdin.buffer.read(MAX_REQUEST))
         folder, mirror = Path(asked["folder"]), str(asked.get("mirror", ""))
-        root, signing = read_root(trust_folder()), load_signing("release", keys_folder())
-        answer: dict[str, Any] = {"written": sign_release(folder, root, signing, _charts(), mirror)}
+        keys = keys_folder()
+        root, signing, keyless = read_root(trust_folder()), load_signing("release", keys), read_keyless(keys)
+        statements = ReleaseSigner(keyless or signing)
+        answer: dict[str, Any] = {"written": sign_release(folder, root, signing, _charts(), mirror, statements)}
         publish(folder, open_trust(HERE.parent))
     except PipelineError as error:
         fault = error
