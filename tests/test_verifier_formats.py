@@ -92,6 +92,16 @@ def test_statements(good: Trusted, change: Change, reason: str) -> None:
     refuses(lambda: read_statement(payload, "x"), reason)
 
 
+def test_a_statement_around_a_known_document(good: Trusted) -> None:
+    value = statement_of(good)
+    payload, document = canonical(value), value["predicate"]
+    assert read_statement(payload, "x", document) == read_statement(payload, "x")
+    other = {**document, "purl": "other"}
+    assert read_statement(payload, "x", other).predicate == document
+    for altered in (payload.replace(b'"predicateType"', b'"predicate":{},"predicateType"'), payload + b" "):
+        refuses(lambda data=altered: read_statement(data, "x", document), "")  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -62,8 +62,8 @@ def hint_of(spki: bytes) -> str:
     return base64.b64encode(hashlib.sha256(spki).digest()).decode()
 
 
-def read_bundle(data: bytes, what: str) -> Bundle:
-    """The bundle in a file. Raises Refused, naming `what`."""
+def read_bundle(data: bytes, what: str, document: dict[str, Any] | None = None) -> Bundle:
+    """The bundle in a file. Raises Refused, naming `what`. `document` is what its predicate is expected to be."""
     bundle = parse_canonical(data, what, MAX_BUNDLE)
     _expect(bundle, {"mediaType", "verificationMaterial", "dsseEnvelope"}, what, "a bundle")
     if bundle["mediaType"] != BUNDLE:
@@ -88,7 +88,7 @@ def read_bundle(data: bytes, what: str) -> Bundle:
             raise Refused(what, "names its key in another way than by SHA-256")
     else:
         proof = _read_proof(material, what)
-    return Bundle(payload, read_statement(payload, what), decode64(signatures[0]["sig"], what), hint, proof)
+    return Bundle(payload, read_statement(payload, what, document), decode64(signatures[0]["sig"], what), hint, proof)
 
 
 def _read_proof(material: dict[str, Any], what: str) -> Proof:

@@ -25,10 +25,11 @@ class Refused(Exception):
 def canonical(value: Any) -> bytes:
     """The one spelling of a value. Raises TypeError for floats and keys that are not text, ValueError for bad text."""
     _refuse_ambiguous(value)
-    return _spelled(value)
+    return spelled(value)
 
 
-def _spelled(value: Any) -> bytes:
+def spelled(value: Any) -> bytes:
+    """The one spelling of a value that `parse` has let through."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -62,7 +63,7 @@ def parse_canonical(data: bytes, what: str, limit: int, end: bytes = b"\n") -> A
     """A JSON file of ours: the canonical form and a line feed, or another `end`, and nothing else. Raises Refused."""
     value = parse(data, what, limit)
     try:
-        same = _spelled(value) + end == data  # what `parse` lets through has one spelling
+        same = spelled(value) + end == data  # what `parse` lets through has one spelling
     except (ValueError, RecursionError):  # lone surrogates, or nested as deep as nothing of ours
         same = False
     if not same:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.verifier.bundle import MAX_BUNDLE, Bundle, hint_of, read_bundle
-from pipeline.verifier.encoding import Refused
+from pipeline.verifier.encoding import Refused, parse
 from pipeline.verifier.folder import Folder
 from pipeline.verifier.openssl import verifies
 from pipeline.verifier.policy import Policy, Signer
@@ -82,7 +82,10 @@ def read_evidence(
     evidence = Evidence()
     for path in sorted(paths):
         try:
-            bundle = read_bundle(folder.read_named(path, MAX_BUNDLE, named[path]), path)
+            document = _document(folder, path, named)
+            bundle = read_bundle(folder.read_named(path, MAX_BUNDLE, named[path]), path, document)
+            if document is not None and bundle.statement.predicate is not document:
+                raise Refused(path, "holds another document than the one in sbom/")
             claim = Claim(path, find_signer(bundle, policy, certified, path), bundle.statement)
             _check_claim(claim, released, manifest)
         except Refused as refused:
@@ -92,6 +95,16 @@ def read_evidence(
         lists = {PROVENANCE: evidence.provenance, REBUILD: evidence.rebuilt}
         lists.get(kind, evidence.attested).append(claim)
     return evidence
+
+
+def _document(folder: Folder, path: str, named: Mapping[str, str]) -> dict[str, Any] | None:
+    """The SBOM that an attestation is about, if it lies in the folder."""
+    match = EVIDENCE.fullmatch(path)
+    name = f"sbom/{match[1]}.spdx.json" if match and "/sbom/" in path else ""
+    if name not in named or name not in folder.sizes:
+        return None
+    document = parse(folder.read_named(name, MAX_BUNDLE, named[name]), name, MAX_BUNDLE)
+    return document if isinstance(document, dict) else None
 
 
 def _check_claim(claim: Claim, released: Released, manifest: str) -> None:

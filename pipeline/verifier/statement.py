@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.verifier.encoding import Refused, parse_canonical
+from pipeline.verifier.encoding import Refused, parse_canonical, spelled
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -31,8 +31,17 @@ class Statement:
     predicate: dict[str, Any]
 
 
-def read_statement(payload: bytes, what: str) -> Statement:
-    """The statement in the bytes that were signed; they have to be canonical. Raises Refused, naming `what`."""
+def read_statement(payload: bytes, what: str, document: dict[str, Any] | None = None) -> Statement:
+    """The statement in the bytes that were signed; they have to be canonical. Raises Refused, naming `what`.
+
+    `document` is what the predicate is expected to be. If it is, it is not read again, but becomes the predicate: what
+    stands around it is a statement with an empty one.
+    """
+    if document is not None:
+        head, body = b'{"_type":"%s","predicate":' % STATEMENT.encode(), spelled(document)
+        if payload.startswith(head) and payload.startswith(body, len(head)):
+            around = read_statement(head + b"{}" + payload[len(head) + len(body) :], what)
+            return Statement(around.subjects, around.predicate_type, document)
     data = parse_canonical(payload, what, MAX_STATEMENT, end=b"")
     if not isinstance(data, dict) or set(data) != {"_type", "subject", "predicateType", "predicate"}:
         raise Refused(what, "is no statement", "_type, subject, predicateType, predicate", _keys(data))

@@ -7,15 +7,15 @@ for `inv promote`; `wanted` says which files are still to be downloaded.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.verifier.bundle import MAX_BUNDLE, Bundle
 from pipeline.verifier.certificate import verify_certified
 from pipeline.verifier.clock import DAY, check_clock, render_time
-from pipeline.verifier.encoding import Refused, parse
-from pipeline.verifier.evidence import EVIDENCE, Certified, Claim, read_evidence
+from pipeline.verifier.encoding import Refused
+from pipeline.verifier.evidence import EVIDENCE, Certified, read_evidence
 from pipeline.verifier.folder import Folder, Hashed, Missing, other_content
 from pipeline.verifier.instance import read_instance
 from pipeline.verifier.judge import check_subjects, judge
@@ -106,7 +106,7 @@ def wanted(folder: Path, root: bytes, options: Options) -> list[tuple[str, int]]
 
 def _verify(folder: Folder, root: bytes, options: Options, report: Report) -> None:
     report.refused += folder.odd
-    hashed: Hashed = dict
+    hashed: Hashed = folder.hashing(folder.sizes) if options.scope.whole else dict
     named: dict[str, str] = {}
     try:
         trust = read_trust(folder, root, options.state)
@@ -119,7 +119,8 @@ def _verify(folder: Folder, root: bytes, options: Options, report: Report) -> No
         report.refused += _check_version(sealed, options, report)
         judged = [*options.scope.artifacts(sealed.named), *options.scope.evidence(sealed.named, policy)]
         named = {n: sealed.named[n] for n in judged}
-        hashed = folder.hashing(n for n in judged if n in folder.sizes)
+        if not options.scope.whole:
+            hashed = folder.hashing(n for n in judged if n in folder.sizes)
         if options.scope.whole:
             report.refused += _check_listing(folder, sealed, trust)
         released = read_released(folder.read_named(MANIFEST_NAME, MAX_MANIFEST, _manifest_digest(sealed.named)))
@@ -188,7 +189,6 @@ def _judge(
     report.refused += evidence.refused
     if scope.whole:
         report.refused += check_subjects(items, evidence)
-        report.refused += _check_documents(folder, named, evidence.attested)
     report.rows = judge([i for i in items if scope.whole or i.name in judged], policy, evidence)
     report.refused += check_lists(folder, named, released, sorted(n for n in judged if n in folder.sizes))
     return items
@@ -198,23 +198,6 @@ def _file_item(path: str, named: Mapping[str, str], released: Released, policy: 
     known = released.artifacts.get(path)
     kind = policy.kind_of(path).name
     return Item(path, named[path], kind, known.platform if known else "", known.size if known else 0)
-
-
-def _check_documents(folder: Folder, named: Mapping[str, str], claims: Iterable[Claim]) -> list[Refused]:
-    """Where an SBOM that was signed is not the one that lies beside it."""
-    found = []
-    for claim in claims:
-        match = EVIDENCE.fullmatch(claim.path)
-        path = f"sbom/{match[1]}.spdx.json" if match and "/sbom/" in claim.path else ""
-        if path in named and path in folder.sizes:
-            try:
-                document = parse(folder.read_named(path, MAX_BUNDLE, named[path]), path, MAX_BUNDLE)
-            except Refused as refused:
-                found.append(refused)
-                continue
-            if document != claim.statement.predicate:
-                found.append(Refused(claim.path, f"holds another document than {path}"))
-    return found
 
 
 def _compare(named: Mapping[str, str], digests: Mapping[str, str | Refused], report: Report) -> None:
