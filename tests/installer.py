@@ -1,4 +1,4 @@
-"""What tests of the installer share: hosts that are folders, a mirror that can misbehave, and two releases to install."""
+"""What tests of the installer share: hosts that are folders, a mirror that can misbehave, two releases."""
 
 import os
 import shutil
@@ -93,7 +93,8 @@ class Host:
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Lower-case names are variables of other programs, such as `https_proxy`."""
-        own = {name if name.islower() or name == "PATH" else f"INSTALL_RFO_{name}": v for name, v in settings.items()}
+        others = ("PATH", "CURL_CA_BUNDLE")
+        own = {name if name.islower() or name in others else f"INSTALL_RFO_{name}": v for name, v in settings.items()}
         return {
             "PATH": f"{self.tools}:{TOOLS}" if self.tools else TOOLS,
             "HOME": str(self.folder / "home"),
