@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 from standin import IDENTITY, ISSUER, ORIGIN, StandIn, b64, new_p256, prove
@@ -385,6 +385,18 @@ def test_a_log_id_that_is_not_of_its_key(good: Signed) -> None:
     with pytest.raises(Refused, match="an id that does not belong to its key") as caught:
         good.verify()
     assert caught.value.subject == "trusted_root.json"
+
+
+def test_logs_with_other_keys_count_for_nothing(good: Signed) -> None:
+    """The public instance has such logs from its past."""
+    public = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    former = copy.deepcopy(good.root["ctlogs"][0])
+    former["publicKey"]["rawBytes"] = b64(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    good.root["ctlogs"].insert(0, former)
+    good.verify()
+    good.root["ctlogs"].pop()
+    with pytest.raises(Refused, match="only logs in ctlogs whose keys"):
+        good.verify()
 
 
 @pytest.mark.parametrize("name", ["tlogs", "ctlogs", "certificateAuthorities", "timestampAuthorities"])

@@ -83,8 +83,8 @@ def read_instance(data: bytes, what: str) -> Instance:
     return Instance(
         tuple(_read_authority(v, what, 1) for v in _items(value, "certificateAuthorities", what)),
         tuple(_read_authority(v, what, 2) for v in _items(value, "timestampAuthorities", what)),
-        tuple(_read_log(v, what, noted=True) for v in _items(value, "tlogs", what)),
-        tuple(_read_log(v, what, noted=False) for v in _items(value, "ctlogs", what)),
+        _read_logs(value, "tlogs", what),
+        _read_logs(value, "ctlogs", what),
     )
 
 
@@ -96,7 +96,15 @@ def _read_authority(value: dict[str, Any], what: str, least: int) -> Authority:
     return Authority(certificates, _read_window(value.get("validFor"), what))
 
 
-def _read_log(value: dict[str, Any], what: str, noted: bool) -> LogKey:
+def _read_logs(value: dict[str, Any], name: str, what: str) -> tuple[LogKey, ...]:
+    """The logs in a list; those with keys of other kinds count for nothing. Raises Refused if none is left."""
+    found = tuple(k for v in _items(value, name, what) if (k := _read_log(v, what, noted=name == "tlogs")))
+    if not found:
+        raise Refused(what, f"has only logs in {name} whose keys are of kinds that are not accepted", "ECDSA P-256")
+    return found
+
+
+def _read_log(value: dict[str, Any], what: str, noted: bool) -> LogKey | None:
     """A log. `noted`: its checkpoints are signed notes, and its id is that of their keys (C2SP signed-note.md)."""
     public = _object_of(value.get("publicKey"), what)
     key = PublicKey(decode64(public.get("rawBytes"), what))
@@ -107,7 +115,7 @@ def _read_log(value: dict[str, Any], what: str, noted: bool) -> LogKey:
     elif noted and key.spki[:-32] == _ED25519:
         expected = hashlib.sha256(origin.encode() + b"\n\x01" + key.spki[-32:]).digest()
     else:
-        raise Refused(what, f"has a key of a kind that is not accepted, of the log {origin}", "ECDSA P-256")
+        return None
     if found != expected:
         wanted, given = base64.b64encode(expected).decode(), base64.b64encode(found).decode()
         raise Refused(what, f"names the log {origin} by an id that does not belong to its key", wanted, given)
