@@ -71,6 +71,10 @@ def test_the_default_policy_asks_for_an_openeuler_base_and_keys_of_a_ceremony(ke
         ({"signers": [{"role": "builder", "id": "https://example.org/a", "key": "../../k"}]}, "signers.0.key"),
         ({"signers": [{"role": "builder", "id": "https://example.org/a"}]}, "1 have to agree, and signers has 0"),
         ({"kinds": {"tarball": {"files": ["a"], "builders": 1, "rebuilders": 1}}}, "nothing is said of binary"),
+        (
+            {"kinds": {"tarbal": {"files": ["a"], "builders": 1, "rebuilders": 1}}},
+            "kinds.tarbal: there is no",
+        ),
         ({"kinds": {"binary": {"builders": 1.5, "rebuilders": 1}}}, "kinds.binary.builders"),
     ],
 )
@@ -84,6 +88,19 @@ def test_a_kind_without_patterns(keys: Path, tmp_path: Path) -> None:
     kinds = yaml.safe_load((FOLDER / "development.yaml").read_text())["kinds"]
     del kinds["tarball"]["files"]
     assert "kinds.tarball.files" in fails(lambda: read_source(changed(tmp_path, kinds=kinds))).reason
+
+
+def test_patterns_for_a_kind_that_has_no_files(keys: Path, tmp_path: Path) -> None:
+    kinds = yaml.safe_load((FOLDER / "development.yaml").read_text())["kinds"]
+    kinds["image"]["files"] = ["images/*"]
+    assert (
+        "kinds.image.files: this kind has no files" in fails(lambda: read_source(changed(tmp_path, kinds=kinds))).reason
+    )
+
+
+def test_every_missing_key_is_named(tmp_path: Path) -> None:
+    said = fails(lambda: compile_policy(FOLDER / "default.yaml", tmp_path, lambda _: read_public("x", tmp_path)))
+    assert all(f"provenance/keys/{role}.pub" in said.reason for role in ("builder", "rebuilder", "release"))
 
 
 def test_one_key_under_two_ids(keys: Path) -> None:

@@ -31,7 +31,8 @@ from pipeline.trust.ceremony import (
     sign_pending,
 )
 from pipeline.trust.development import ensure_development, make_development, sources_of
-from pipeline.trust.repository import TrustRepository, read_envelope, render
+from pipeline.trust.envelopes import read_envelope, render
+from pipeline.trust.repository import TrustRepository
 from pipeline.trust.settings import Settings, read_settings
 from pipeline.trust.status import read_status
 from pipeline.verifier.encoding import Refused
@@ -163,9 +164,9 @@ def test_a_root_is_signed_on_several_machines(tmp_path: Path) -> None:
         new_key(role, whole.keys)
     online = split(whole, tmp_path / "online", "snapshot", "timestamp", "release", "targets")
     outcome = init(online, "example", SOURCES)
-    assert outcome.waiting == {"1.root.json": "2 more signatures", "1.targets.json": "the root before it"}
+    assert outcome.waiting == {"1.root.json": "2 more of root-1, root-2, root-3"}
     assert not online.exists and "1.root.json" in fails(lambda: read_status(online)).reason
-    for role, left in (("root-1", "1 more signature"), ("root-3", "")):
+    for role, left in (("root-1", "1 more of root-2, root-3"), ("root-3", "")):
         vault = split(whole, tmp_path / role, role)
         carried = tmp_path / f"{role}.json"  # on a stick: the machine with the key has no repository
         shutil.copy(online.pending / "1.root.json", carried)
@@ -179,7 +180,7 @@ def test_a_root_is_signed_on_several_machines(tmp_path: Path) -> None:
 def test_one_signature_is_not_enough_and_a_bad_one_is_named(repository: TrustRepository, tmp_path: Path) -> None:
     one = split(repository, tmp_path / "one", "root-1", "timestamp", "snapshot", "release", "targets")
     outcome = rotate(one, "snapshot", SOURCES)
-    assert outcome.waiting == {"2.root.json": "1 more signature"} and one.version("root") == 1
+    assert outcome.waiting == {"2.root.json": "1 more of root-2, root-3"} and one.version("root") == 1
     path = one.pending / "2.root.json"
     envelope = read_envelope(path)
     keyid, signature = next(iter(envelope.signatures.items()))

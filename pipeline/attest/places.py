@@ -80,6 +80,11 @@ def kind_of(path: str) -> str:
     return next(k for pattern, k in _kinds() if fnmatch.fnmatchcase(path, pattern))
 
 
+def kinds() -> set[str]:
+    """All kinds of published files."""
+    return {kind for _, kind in _kinds()}
+
+
 @cache
 def _kinds() -> tuple[tuple[str, str], ...]:
     table = read_yaml(Path(__file__).with_name("kinds.yaml"))

@@ -8,7 +8,10 @@ from invoke.tasks import task
 from pipeline.cli.common import DEBUG, reporting
 
 if TYPE_CHECKING:
-    from pipeline.trust.ceremony import Outcome
+    from pathlib import Path
+
+    from pipeline.trust.ceremony import Outcome, Sources
+    from pipeline.trust.repository import TrustRepository
     from pipeline.trust.status import Status
 
 ACTIONS = ("init", "status", "sign", "rotate", "refresh")
@@ -16,6 +19,7 @@ ACTIONS = ("init", "status", "sign", "rotate", "refresh")
 
 @task(
     positional=["action"],
+    iterable=["into"],
     help={
         "action": "init, status, sign, rotate or refresh.",
         "name": "init: whose trust root it is.",
@@ -24,7 +28,9 @@ ACTIONS = ("init", "status", "sign", "rotate", "refresh")
         "trusted-root": "init, rotate, refresh: roots of the Sigstore instance that the policy relies on (JSON).",
         "role": "sign, rotate: root-1, root-2, root-3, targets, snapshot, timestamp, builder, rebuilder, release.",
         "metadata": "sign: only this file, where there is no repository (the machine of an offline key).",
+        "public": "rotate: public key (PEM) of the new key, which was made on another machine.",
         "passphrase": "rotate: ask for a passphrase for the new key.",
+        "into": "refresh: copy the metadata into this release's folder afterwards; may be repeated.",
         "json": "status: print JSON.",
         "debug": DEBUG,
     },
@@ -38,7 +44,9 @@ def trust(
     trusted_root: str = "",
     role: str = "",
     metadata: str = "",
+    public: str = "",
     passphrase: bool = False,
+    into: Any = None,
     json: bool = False,
     debug: bool = False,
 ) -> None:
@@ -53,35 +61,31 @@ def trust(
 
     with reporting(debug):
         repository = open_trust(CHECKOUT)
+        if action not in ACTIONS:
+            raise UsageError(f"inv trust {action}: expected one of {', '.join(ACTIONS)}", "./inv trust status")
         if action == "status":
             _say_status(read_status(repository), as_json=json)
             return
+        if action == "sign":
+            _sign(repository, role, metadata)
+            return
+        if action == "init" and development:
+            _say_outcome(make_development(repository, CHECKOUT))
+            return
         chosen = policy or ("default" if action == "init" else policy_in_force(repository))
         sources = sources_of(CHECKOUT, chosen, Path(trusted_root).absolute() if trusted_root else None)
-        if action == "init" and development:
-            make_development(repository, CHECKOUT)
-            outcome = ceremony.Outcome(published=["root", "targets", "timestamp"])
-        elif action == "init":
+        if action == "init":
             if not name:
                 raise UsageError("whose trust root? --name is missing", "./inv trust init --name NAME")
-            outcome = ceremony.init(repository, name, sources)
-        elif action == "sign" and metadata:
-            if not role:
-                raise UsageError("with which key? --role is missing", "./inv trust sign --role root-1 --metadata FILE")
-            path = Path(metadata).absolute()
-            outcome = ceremony.Outcome({path.name: ceremony.sign_file(repository, path, role)})
-        elif action == "sign":
-            outcome = ceremony.sign_pending(repository, role)
+            _say_outcome(ceremony.init(repository, name, sources))
         elif action == "rotate":
             from pipeline.attest.keys import ask
 
             secret = ask(f"{role} (new)") if passphrase else ""
-            outcome = ceremony.rotate(repository, role, sources, secret)
-        elif action == "refresh":
-            outcome = ceremony.refresh(repository, sources)
+            made = Path(public).absolute() if public else None
+            _say_outcome(ceremony.rotate(repository, role, sources, secret, made))
         else:
-            raise UsageError(f"inv trust {action}: expected one of {', '.join(ACTIONS)}", "./inv trust status")
-        _say_outcome(outcome)
+            _refresh(repository, sources, [Path(folder).absolute() for folder in into or ()])
 
 
 @task(
@@ -105,7 +109,40 @@ def yank(c: Context, version: str = "", reason: str = "", debug: bool = False) -
         ReleaseVersion.parse(version)
         for name in open_trust(CHECKOUT).yank(version, reason.strip()):
             print(f"{name} is taken back: {reason.strip()}")
-        print("hosts learn of it with the new metadata: publish the trust repository")
+        print("hosts learn of it with new metadata: ./inv trust refresh --into dist/RELEASE, and publish that")
+
+
+def _sign(repository: "TrustRepository", role: str, metadata: str) -> None:
+    """Show what waits, or one file of it, and sign it."""
+    from pathlib import Path
+
+    from pipeline.errors import UsageError
+    from pipeline.trust.ceremony import Outcome, sign_file, sign_pending
+    from pipeline.trust.envelopes import describe
+
+    if metadata and not role:
+        raise UsageError("with which key? --role is missing", "./inv trust sign --role root-1 --metadata FILE")
+    path = Path(metadata).absolute()
+    for file in [path] if metadata else repository.staged():
+        print("\n".join(describe(file)))
+    if metadata:
+        _say_outcome(Outcome({path.name: sign_file(repository, path, role)}))
+    else:
+        _say_outcome(sign_pending(repository, role))
+
+
+def _refresh(repository: "TrustRepository", sources: "Sources", folders: "list[Path]") -> None:
+    """Renew, then copy into releases."""
+    from pipeline.errors import UsageError
+    from pipeline.trust.ceremony import refresh
+
+    for folder in folders:
+        if not (folder / "release.json").is_file():
+            raise UsageError(f"--into {folder} holds no release", "name a folder below dist/")
+    _say_outcome(refresh(repository, sources))
+    for folder in folders:
+        repository.snapshot_into(folder)
+        print(f"renewed    {folder}/trust")
 
 
 def _say_outcome(outcome: "Outcome") -> None:
@@ -114,7 +151,7 @@ def _say_outcome(outcome: "Outcome") -> None:
     for name in outcome.published:
         print(f"published  {name}")
     for name, lack in outcome.waiting.items():
-        print(f"waiting    {name}  for {lack}: ./inv trust sign --role ROLE, where the key is")
+        print(f"waiting    {name}  for {lack}: ./inv trust sign, where the keys are")
     if not (outcome.signed or outcome.published or outcome.waiting):
         print("nothing waits for a signature")
 

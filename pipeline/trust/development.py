@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from pipeline.attest.keys import keys_folder, new_key
-from pipeline.attest.root import read_root, trust_folder
+from pipeline.attest.root import trust_folder
+from pipeline.errors import TrustError
 from pipeline.report.progress import Progress
-from pipeline.trust.ceremony import POLICY_ROLES, SINGLE, Sources, init, root_roles
-from pipeline.trust.policy import DEVELOPMENT
-from pipeline.trust.repository import TrustRepository
+from pipeline.trust.ceremony import POLICY_ROLES, SINGLE, Outcome, Sources, init_held, root_roles, sign_held
+from pipeline.trust.envelopes import read_root_file
+from pipeline.trust.policy import DEVELOPMENT, published_policy
+from pipeline.trust.repository import NAME_FIELD, TrustRepository
 from pipeline.trust.settings import read_settings
 
 IDS = "https://rfolabs.github.io/rfo/builders/development-"
@@ -28,22 +30,40 @@ def sources_of(checkout: Path, policy: str, trusted_root: Path | None = None) ->
 def ensure_development(checkout: Path, progress: Progress) -> None:
     """Where there is no trust root at all, make one for development, with the keys that are missing, and say so.
 
-    Raises TrustError, StoreError.
+    One that a killed run left unfinished is finished. Raises TrustError, also for a root that waits for signatures.
     """
     repository = open_trust(checkout)
-    if repository.exists or repository.version("root"):
+    if repository.exists:
         return
-    make_development(repository, checkout)
+    with repository.writing():
+        if repository.version("timestamp"):  # another run was faster
+            return
+        for path in repository.staged():
+            if path.name.endswith(".root.json") and _name(path) != DEVELOPMENT:
+                raise TrustError(f"the trust root in {repository.folder} waits for signatures", "./inv trust sign")
+        _make(repository, checkout)
     progress.say(f"  made a DEVELOPMENT trust root in {repository.folder}, with keys in {repository.keys}")
 
 
-def make_development(repository: TrustRepository, checkout: Path) -> None:
-    """Make all that a development trust root takes. Raises TrustError, UsageError, StoreError."""
+def make_development(repository: TrustRepository, checkout: Path) -> Outcome:
+    """Make all that a development trust root takes. Raises TrustError, UsageError if there is one, StoreError."""
+    with repository.writing():
+        return _make(repository, checkout)
+
+
+def _make(repository: TrustRepository, checkout: Path) -> Outcome:
+    if repository.version("root") and not repository.exists:  # a run was killed between the two
+        return sign_held(repository)
     for role in (*root_roles(repository), *SINGLE, *POLICY_ROLES):
         if not (repository.keys / f"{role}.pub").is_file():
             new_key(role, repository.keys, builder=f"{IDS}{role}" if role in POLICY_ROLES else "")
     make_chart_key(repository.keys)
-    init(repository, DEVELOPMENT, sources_of(checkout, DEVELOPMENT))
+    return init_held(repository, DEVELOPMENT, sources_of(checkout, DEVELOPMENT))
+
+
+def _name(path: Path) -> str:
+    """Whose root a file is."""
+    return str(read_root_file(path).unrecognized_fields.get(NAME_FIELD, ""))
 
 
 def make_chart_key(folder: Path) -> None:
@@ -56,4 +76,4 @@ def make_chart_key(folder: Path) -> None:
 
 def policy_in_force(repository: TrustRepository) -> str:
     """The name of the policy that the trust root has now. Raises TrustError."""
-    return read_root(repository.folder).policy.name if repository.exists else DEVELOPMENT
+    return published_policy(repository).name if repository.version("targets") else DEVELOPMENT

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.attest.keys import Secret, Signing, load_signing, read_public
 from pipeline.attest.places import RELEASE_STATEMENT
@@ -19,19 +19,32 @@ from pipeline.errors import TrustError
 from pipeline.lock import write_atomically
 from pipeline.model import Digest
 from pipeline.store import store_error
+from pipeline.trust.envelopes import (
+    RELEASE,
+    RESTORE,
+    Ring,
+    envelope_of,
+    read_envelope,
+    read_root_file,
+    read_signed,
+    read_targets_file,
+    release_ring,
+    render,
+    root_ring,
+)
 from pipeline.trust.settings import Settings
-from pipeline.verifier.encoding import canonical
-from pipeline.verifier.tuf import MAX_NAMED, ROOT_HINT
+from pipeline.verifier.tuf import ROOT_HINT
 
 if TYPE_CHECKING:
-    from tuf.api.dsse import SimpleEnvelope
     from tuf.api.metadata import MetaFile, Root, Signed, TargetFile, Targets
 
-RELEASE = "release"
-"""The delegated role that names releases."""
 RELEASE_PATHS = ["releases/*/*"]
 NAME_FIELD = "x-rfo-name"
 """Field of the root: whose it is."""
+ONLINE = ("snapshot", "timestamp")
+"""Roles of the root that sign on the host that publishes."""
+NAMED = ("targets", RELEASE)
+"""Roles whose metadata the snapshot names."""
 _STAGED = re.compile(r"([1-9][0-9]{0,8})\.(root|targets)\.json")
 
 
@@ -67,41 +80,55 @@ class TrustRepository:
         found = [int(p.name.partition(".")[0]) for p in self.metadata.glob(f"*.{role}.json")]
         return max(found, default=0)
 
+    def place(self, role: str) -> Path:
+        """The file of a role's newest published metadata."""
+        return self.metadata / ("timestamp.json" if role == "timestamp" else f"{self.version(role)}.{role}.json")
+
     def read(self, role: str) -> "Signed":
         """A role's newest published metadata. Raises TrustError."""
-        name = "timestamp.json" if role == "timestamp" else f"{self.version(role)}.{role}.json"
-        signed: Signed = read_envelope(self.metadata / name).get_signed()
-        return signed
-
-    def read_file(self, role: str) -> "SimpleEnvelope[Any]":
-        """The envelope of a role's newest published metadata. Raises TrustError."""
-        return read_envelope(self.metadata / f"{self.version(role)}.{role}.json")
+        return read_signed(self.place(role))
 
     def read_root(self) -> "Root":
         """The newest published root. Raises TrustError."""
-        return signed_root(self.read_file("root"))
+        return read_root_file(self.place("root"))
 
     def read_targets(self, role: str) -> "Targets":
         """The newest published metadata of a role that names targets. Raises TrustError."""
-        from tuf.api.metadata import Targets
+        return read_targets_file(self.place(role))
 
-        found = self.read(role)
-        if not isinstance(found, Targets):
-            raise TrustError(f"{self.metadata}: the metadata of {role} are of another role")
-        return found
+    def ring(self, role: str) -> Ring:
+        """Who signs a role, according to what is published. Raises TrustError."""
+        return release_ring(self.read_targets("targets")) if role == RELEASE else root_ring(self.read_root(), role)
+
+    def is_current(self) -> bool:
+        """Whether the timestamp leads to the newest of everything: a run that was killed may have left more.
+
+        Raises TrustError for metadata that were changed.
+        """
+        if not self.exists or not self.version(RELEASE):
+            return False
+        number, meta = self._snapshot()
+        if {name: m.version for name, m in meta.items()} != {f"{r}.json": self.version(r) for r in NAMED}:
+            return False
+        places = {role: self.place(role) for role in (*NAMED, "timestamp")}
+        places["snapshot"] = self.metadata / f"{number}.snapshot.json"
+        signed = not any(self.ring(role).lacking(place) for role, place in places.items())
+        return signed and self.read("timestamp").unrecognized_fields.get(ROOT_HINT) == self.version("root")
 
     def staged(self) -> list[Path]:
         """Metadata that wait for signatures, roots first."""
         found = [p for p in self.pending.glob("*.json") if _STAGED.fullmatch(p.name)] if self.pending.is_dir() else []
-        return sorted(found, key=lambda p: (not p.name.endswith(".root.json"), p.name))
+        return sorted(found, key=lambda p: (not p.name.endswith(".root.json"), int(p.name.partition(".")[0])))
+
+    def names(self) -> dict[str, str]:
+        """The public keys of this host: keyid to the name of its file."""
+        paths = [p for p in sorted(self.keys.glob("*.pub")) if "." not in p.stem] if self.keys.is_dir() else []
+        return {str(read_public(p.stem, self.keys).keyid): p.stem for p in paths}
 
     def signings(self) -> dict[str, str]:
         """The private keys of this host: keyid to the name of its files."""
-        found = {}
-        for path in sorted(self.keys.glob("*.pub")) if self.keys.is_dir() else []:
-            if path.with_suffix(".key").is_file() or path.with_suffix(".uri").is_file():
-                found[str(read_public(path.stem, self.keys).keyid)] = path.stem
-        return found
+        suffixes = (".key", ".uri")
+        return {k: n for k, n in self.names().items() if any((self.keys / (n + s)).is_file() for s in suffixes)}
 
     def signing(self, keyid: str) -> Signing:
         """One of this host's keys. Raises TrustError."""
@@ -146,20 +173,44 @@ class TrustRepository:
             write_atomically(path, render(envelope))
         return signed
 
+    def publish_staged(self, path: Path, allowed: set[str]) -> None:
+        """Publish metadata that have enough signatures; those by other keys are left out, which hosts would refuse."""
+        envelope = read_envelope(path)
+        for keyid in set(envelope.signatures) - allowed:
+            del envelope.signatures[keyid]
+        self.metadata.mkdir(exist_ok=True)
+        write_atomically(self.metadata / path.name, render(envelope))
+        path.unlink()
+
+    def require_online(self, rings: "Mapping[str, Ring]") -> None:
+        """Raise TrustError unless this host can sign all that goes with every release: before anything is written."""
+        mine = set(self.signings())
+        for role, ring in rings.items():
+            if not mine & set(ring.keys):
+                raise TrustError(
+                    f"{role} metadata cannot be signed: none of its keys is in {self.keys}",
+                    "run it where the key is, or name the folder: RFO_KEYS=/path",
+                )
+
+    def online_rings(self) -> dict[str, Ring]:
+        """Who signs what is published with every release. Raises TrustError."""
+        return {role: self.ring(role) for role in (RELEASE, *ONLINE)}
+
     def publish_online(self) -> None:
         """A new snapshot and timestamp of what is published, the timestamp last. Raises TrustError without the keys."""
-        from tuf.api.metadata import MetaFile, Snapshot, Timestamp
+        from tuf.api.metadata import Snapshot, Timestamp
 
-        root = self.read_root()
-        if not self.version(RELEASE) or not self.release_keyids() & set(self.read_file(RELEASE).signatures):
+        self.require_online(self.online_rings())
+        if self.ring("targets").lacking(self.place("targets")):
+            raise TrustError(f"{self.place('targets')} is not signed by the keys that the root names", RESTORE)
+        if not self.version(RELEASE) or self.ring(RELEASE).lacking(self.place(RELEASE)):
             self.renew_release()  # there is none, or its key was replaced
-        meta = {f"{role}.json": self._facts(role) for role in ("targets", RELEASE)}
-        snapshot = Snapshot(self.version("snapshot") + 1, expires=self.expiry("snapshot"), meta=meta)
-        self._save("snapshot", snapshot, set(root.roles["snapshot"].keyids))
-        named: MetaFile = self._facts("snapshot")
+        meta = {f"{role}.json": self._facts(role) for role in NAMED}
+        self._save("snapshot", Snapshot(self.version("snapshot") + 1, expires=self.expiry("snapshot"), meta=meta))
+        named = self._facts("snapshot")
         timestamp = Timestamp(self.version("timestamp") + 1, expires=self.expiry("timestamp"), snapshot_meta=named)
-        timestamp.unrecognized_fields[ROOT_HINT] = root.version
-        self._save("timestamp", timestamp, set(root.roles["timestamp"].keyids))
+        timestamp.unrecognized_fields[ROOT_HINT] = self.version("root")
+        self._save("timestamp", timestamp)
 
     def new_targets(self, role: str, targets: "Mapping[str, TargetFile] | None" = None) -> "Targets":
         """The next version of targets metadata, with other targets if given."""
@@ -170,52 +221,45 @@ class TrustRepository:
         delegations = old.delegations if old else None
         return Targets(self.version(role) + 1, expires=self.expiry(role), targets=kept, delegations=delegations)
 
-    def release_keyids(self) -> set[str]:
-        """Whom the targets role lets name releases."""
-        delegations = self.read_targets("targets").delegations
-        if delegations is None or not delegations.roles or RELEASE not in delegations.roles:
-            raise TrustError(f"the targets of {self.folder} delegate nothing to {RELEASE}")
-        return set(delegations.roles[RELEASE].keyids)
-
     def renew_release(self) -> None:
         """The next version of the metadata that name releases, which stay. Raises TrustError without its key."""
-        self._save(RELEASE, self.new_targets(RELEASE), self.release_keyids())
+        self._save(RELEASE, self.new_targets(RELEASE))
 
     def _facts(self, role: str) -> "MetaFile":
         from tuf.api.metadata import MetaFile
 
-        version = self.version(role)
-        data = (self.metadata / f"{version}.{role}.json").read_bytes()
-        return MetaFile(version, len(data), {"sha256": Digest.of_bytes(data).hex})
+        data = self.place(role).read_bytes()
+        return MetaFile(self.version(role), len(data), {"sha256": Digest.of_bytes(data).hex})
 
-    def _save(self, role: str, signed: "Signed", keyids: set[str]) -> None:
-        """Sign metadata with one key and publish them."""
-        mine = sorted(keyids & set(self.signings()))
-        if not mine:
-            raise TrustError(
-                f"{role} metadata cannot be signed: none of its keys is in {self.keys}",
-                "run it where the key is, or name the folder: RFO_KEYS=/path",
-            )
+    def _save(self, role: str, signed: "Signed") -> None:
+        """Sign metadata with one key of this host and publish them."""
+        ring = self.ring(role)
+        self.require_online({role: ring})
         envelope = envelope_of(signed)
-        envelope.sign(self.signing(mine[0]).signer)
-        self.metadata.mkdir(exist_ok=True)
+        envelope.sign(self.signing(min(set(ring.keys) & set(self.signings()))).signer)
         name = "timestamp.json" if role == "timestamp" else f"{signed.version}.{role}.json"
         write_atomically(self.metadata / name, render(envelope))
 
     # --- releases
 
     def publish_release(self, distname: str, version: str, statement_file: Path) -> None:
-        """Let the release role name a release statement; the same one again changes nothing."""
+        """Let the release role name a release statement; the same one again changes nothing.
+
+        Raises TrustError for a release that was taken back, and without the keys.
+        """
         path = f"releases/{distname}/{RELEASE_STATEMENT.rpartition('/')[2]}"
         with self.writing():
             data = statement_file.read_bytes()
             found = self.releases()
             known = found.get(path)
-            if known and known.hashes["sha256"] == Digest.of_bytes(data).hex and self._is_visible():
+            if known and (reason := yanked(known)):
+                raise TrustError(f"{distname} was taken back: {reason}", "make a release with another version")
+            if known and known.hashes["sha256"] == Digest.of_bytes(data).hex and self.is_current():
                 return
+            self.require_online(self.online_rings())
             named = self.keep_target(path, data)
             named.unrecognized_fields["custom"] = {"version": version}
-            self._save(RELEASE, self.new_targets(RELEASE, {**found, path: named}), self.release_keyids())
+            self._save(RELEASE, self.new_targets(RELEASE, {**found, path: named}))
             self.publish_online()
 
     def yank(self, version: str, reason: str) -> list[str]:
@@ -225,30 +269,16 @@ class TrustRepository:
             chosen = [p for p, t in found.items() if t.unrecognized_fields.get("custom", {}).get("version") == version]
             if not chosen:
                 raise TrustError(f"the trust root names no release {version}", "see what it names: ./inv trust status")
+            self.require_online(self.online_rings())
             for path in chosen:
                 found[path].unrecognized_fields["custom"] = {"version": version, "yanked": reason}
-            self._save(RELEASE, self.new_targets(RELEASE, found), self.release_keyids())
+            self._save(RELEASE, self.new_targets(RELEASE, found))
             self.publish_online()
             return [p.split("/")[1] for p in chosen]
 
     def releases(self) -> "dict[str, TargetFile]":
         """The release statements that are named, by path."""
         return dict(self.read_targets(RELEASE).targets) if self.version(RELEASE) else {}
-
-    def _is_visible(self) -> bool:
-        """Whether the newest metadata are what the timestamp leads to: a run that was killed may have left more."""
-        return self._snapshot()[1][f"{RELEASE}.json"].version == self.version(RELEASE)
-
-    def _snapshot(self) -> "tuple[int, dict[str, MetaFile]]":
-        """The version and content of the snapshot that the timestamp names. Raises TrustError."""
-        from tuf.api.metadata import Snapshot, Timestamp
-
-        timestamp = self.read("timestamp")
-        number = timestamp.snapshot_meta.version if isinstance(timestamp, Timestamp) else 0
-        snapshot = read_envelope(self.metadata / f"{number}.snapshot.json").get_signed()
-        if not isinstance(snapshot, Snapshot):
-            raise TrustError(f"{self.metadata}: the timestamp names no snapshot", "restore it from a copy")
-        return number, snapshot.meta
 
     def snapshot_into(self, dist: Path) -> None:
         """Copy the newest metadata and the offline role's targets into a release, the timestamp last."""
@@ -267,49 +297,23 @@ class TrustRepository:
         """Paths of what a release carries, in the order in which they are written."""
         number, meta = self._snapshot()
         named = [f"metadata/{m.version}.{n}" for n, m in sorted(meta.items())]
-        targets = read_envelope(self.metadata / f"{meta['targets.json'].version}.targets.json").get_signed()
+        targets = read_targets_file(self.metadata / f"{meta['targets.json'].version}.targets.json")
         files = [f"targets/{t.hashes['sha256']}.{n}" for n, t in sorted(targets.targets.items())]
         roots = [f"metadata/{n}.root.json" for n in range(1, self.version("root") + 1)]
         return [*files, *roots, *named, f"metadata/{number}.snapshot.json", "metadata/timestamp.json"]
 
+    def _snapshot(self) -> "tuple[int, dict[str, MetaFile]]":
+        """The version and content of the snapshot that the timestamp names. Raises TrustError."""
+        from tuf.api.metadata import Snapshot, Timestamp
 
-def envelope_of(signed: "Signed") -> "SimpleEnvelope[Any]":
-    """Metadata in an envelope without signatures; the payload has one spelling."""
-    from tuf.api.dsse import SimpleEnvelope
-
-    envelope: SimpleEnvelope[Any] = SimpleEnvelope.from_signed(signed)
-    envelope.payload = canonical(signed.to_dict())
-    return envelope
-
-
-def render(envelope: "SimpleEnvelope[Any]") -> bytes:
-    """The file of an envelope."""
-    return canonical(envelope.to_dict()) + b"\n"
+        timestamp = self.read("timestamp")
+        number = timestamp.snapshot_meta.version if isinstance(timestamp, Timestamp) else 0
+        snapshot = read_signed(self.metadata / f"{number}.snapshot.json")
+        if not isinstance(snapshot, Snapshot):
+            raise TrustError(f"{self.metadata}: the timestamp names no snapshot", RESTORE)
+        return number, snapshot.meta
 
 
-def read_envelope(path: Path) -> "SimpleEnvelope[Any]":
-    """An envelope of metadata. Raises TrustError."""
-    from tuf.api.dsse import SimpleEnvelope
-    from tuf.api.serialization import DeserializationError
-
-    try:
-        with path.open("rb") as file:
-            return SimpleEnvelope.from_bytes(file.read(MAX_NAMED))
-    except OSError as error:
-        raise TrustError(f"{path}: {error.strerror}", "./inv trust status") from error
-    except DeserializationError as error:
-        raise TrustError(f"{path} is no signed metadata: {error}", "restore it from a copy") from error
-
-
-def signed_root(envelope: "SimpleEnvelope[Any]") -> "Root":
-    """The root in an envelope. Raises TrustError."""
-    from tuf.api.metadata import Root
-    from tuf.api.serialization import DeserializationError
-
-    try:
-        signed = envelope.get_signed()
-    except DeserializationError as error:
-        raise TrustError(f"metadata of a root are malformed: {error}") from error
-    if not isinstance(signed, Root):
-        raise TrustError("metadata that are named as a root are of another role")
-    return signed
+def yanked(target: "TargetFile") -> str:
+    """Why a release was taken back; empty if it was not."""
+    return str(target.unrecognized_fields.get("custom", {}).get("yanked", ""))

@@ -6,8 +6,9 @@ from typing import Any
 
 from pipeline.attest.root import read_root
 from pipeline.errors import TrustError
+from pipeline.trust.envelopes import RELEASE
 from pipeline.trust.policy import DEVELOPMENT
-from pipeline.trust.repository import NAME_FIELD, RELEASE, TrustRepository
+from pipeline.trust.repository import NAME_FIELD, TrustRepository
 
 ROLES = ("root", "targets", RELEASE, "snapshot", "timestamp")
 
@@ -45,7 +46,7 @@ def read_status(repository: TrustRepository) -> Status:
     newest = repository.read_root()
     for role in ROLES:
         signed = repository.read(role)
-        keyids = sorted(repository.release_keyids()) if role == RELEASE else sorted(newest.roles[role].keyids)
+        ring = repository.ring(role)
         days = (signed.expires - now).days
         if days < repository.settings.warn.days:
             fate = f"expires in {days} days" if days >= 0 else "has expired"
@@ -56,8 +57,8 @@ def read_status(repository: TrustRepository) -> Status:
                 "version": signed.version,
                 "expires": signed.expires.strftime("%Y-%m-%d"),
                 "days": days,
-                "threshold": 1 if role == RELEASE else newest.roles[role].threshold,
-                "keys": [{"keyid": k, "here": here.get(k)} for k in keyids],
+                "threshold": ring.threshold,
+                "keys": [{"keyid": k, "here": here.get(k)} for k in sorted(ring.keys)],
             }
         )
     releases = []
