@@ -194,7 +194,7 @@ class Packaged(Trusted):
             spec.parent.mkdir(exist_ok=True)
             spec.write_text(SPEC.format(part=part, version=self.version.removeprefix("v"), requires=requires))
             run("rpmbuild", "--define", f"_topdir {top}", "--define", f"_dbpath {top}/db", "-bb", spec)
-        place = self.dist / f"rpm/{BASE}/amd64"
+        place = self.dist / f"rpm/{BASE}/x86_64"
         place.mkdir(parents=True)
         packages = [Path(shutil.copy(p, place)) for p in sorted((top / "RPMS/noarch").iterdir())]
         if self.key:
@@ -248,11 +248,11 @@ def test_packages_that_are_refused(system: System, key: Key, tmp_path: Path) -> 
         assert not (system.root / "var/lib/rfo/trust/state.json").exists()
 
     made = packaged(tmp_path / "altered", key)
-    package = next((made.dist / f"rpm/{BASE}/amd64").glob("rfo-server-*"))
+    package = next((made.dist / f"rpm/{BASE}/x86_64").glob("rfo-server-*"))
     data = bytearray(package.read_bytes())
     data[-1] ^= 1
     package.write_bytes(data)
-    refused("altered", made, 10, f"refused: rpm/{BASE}/amd64/{package.name}: was changed")
+    refused("altered", made, 10, f"refused: rpm/{BASE}/x86_64/{package.name}: was changed")
     unsigned = packaged(tmp_path / "unsigned", None)
     refused("unsigned", unsigned, 10, "rfo-server-1.0.0+rfor1-1.oe2203sp4.noarch.rpm: digests SIGNATURES NOT OK")
     none = promoted(tmp_path / "none", stand_in=False, base=BASE)
