@@ -204,13 +204,15 @@ class Packaged(Trusted):
 
 
 def packaged(folder: Path, key: Key | None, **variations: Any) -> Trusted:
-    """A release with packages in `folder`."""
+    """A release with packages in `folder`; only the release role has signed which."""
 
-    def add_kind(policy: dict[str, Any]) -> None:
-        policy["kinds"].insert(0, {"kind": "rpm", "files": ["rpm/*"], "builders": 0, "rebuilders": 0, "requires": []})
+    def no_provenance(policy: dict[str, Any]) -> None:
+        for kind in policy["kinds"]:
+            if kind["kind"] == "rpm":
+                kind.update(builders=0, rebuilders=0, requires=[])
 
     with patch.object(trusted, "Trusted", Packaged):
-        return promoted(folder, key=key, stand_in=False, base=BASE, edits={"policy": add_kind}, **variations)
+        return promoted(folder, key=key, stand_in=False, base=BASE, edits={"policy": no_provenance}, **variations)
 
 
 @pytest.fixture(scope="module")
