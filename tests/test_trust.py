@@ -316,5 +316,13 @@ def test_commands(tmp_path: Path) -> None:
     assert "published  2.root.json" in inv(tmp_path, "trust", "rotate", "--role", "timestamp").stdout
     assert "expected one of" in inv(tmp_path, "trust", "rotate", "--role", "root-9").stderr
     assert inv(tmp_path, "trust", "frobnicate").returncode == 2
+    dist = tmp_path / "dist"
+    dist.mkdir()
+    done = inv(tmp_path, "trust", "refresh", "--into", str(dist))
+    assert done.returncode == 2 and "holds no release" in done.stderr
+    (dist / "release.json").write_text("{}")
+    assert "renewed" in inv(tmp_path, "trust", "refresh", "--into", str(dist)).stdout
+    newest = (tmp_path / "trust/metadata/timestamp.json").read_bytes()
+    assert (dist / "trust/metadata/timestamp.json").read_bytes() == newest
     done = inv(tmp_path, "yank", "--version", "v1.0.0+rfor1", "--reason", "broken")
     assert done.returncode == 10 and "names no release v1.0.0+rfor1" in done.stderr

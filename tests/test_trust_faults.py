@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from engine import REPO, fails
+from test_promote import candidate
 from test_trust import SETTINGS, SOURCES, STATEMENT, client, published, read_by_both, split
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import MetaFile, Snapshot, Timestamp
@@ -313,6 +314,20 @@ def test_a_release_that_was_taken_back_does_not_return(repository: TrustReposito
     dist = published(repository, tmp_path)
     repository.yank(dist.name, "broken")
     assert "was taken back: broken" in fails(lambda: published(repository, tmp_path, b'{"b":1}\n')).reason
+
+
+@pytest.mark.full
+def test_a_release_is_promoted_again_when_the_release_key_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = candidate(tmp_path, monkeypatch)
+    bench.promote()
+    repository = TrustRepository(bench.made.repository, bench.made.keys, SETTINGS)
+    rotate(repository, "release", SOURCES)
+    repository.snapshot_into(bench.made.dist)
+    assert any("is signed by nobody whom the policy names" in reason for reason in bench.reasons())
+    bench.promote()
+    assert bench.reasons() == []
 
 
 def test_a_root_that_waits_is_not_replaced_by_one_for_development(
