@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from engine import REPO, fails
+from standin import StandIn
 from test_promote import candidate
 from test_trust import SETTINGS, SOURCES, STATEMENT, client, published, read_by_both, split
 from tuf.api.exceptions import RepositoryError
@@ -175,11 +176,17 @@ def test_without_the_keys_nothing_is_written(repository: TrustRepository, tmp_pa
         assert content(repository.folder) == before
 
 
-def test_a_key_that_is_another_roles(repository: TrustRepository, tmp_path: Path) -> None:
+def test_a_key_that_cannot_come_in_place(repository: TrustRepository, tmp_path: Path) -> None:
+    before = content(repository.keys)
     for role in ("targets", "root-1"):
-        said = fails(lambda r=role: rotate(repository, r, SOURCES, public=repository.keys / "builder.pub"))  # type: ignore[misc]
-        assert "have one key" in said.reason
-    assert repository.version("root") == 1
+        for other in ("builder", role):
+            made = repository.keys / f"{other}.pub"
+            said = fails(lambda r=role, m=made: rotate(repository, r, SOURCES, public=m))  # type: ignore[misc]
+            assert f"is the key of {other} already" in said.reason
+    said = fails(lambda: rotate(repository, "builder", SOURCES, public=REPO / "README.md"))
+    assert "is no public key that is accepted" in said.reason
+    assert content(repository.keys) == before and repository.version("root") == 1
+    assert refresh(repository, SOURCES).published == ["timestamp.json"]
 
 
 def ceremony(tmp_path: Path) -> tuple[TrustRepository, Any]:
@@ -308,6 +315,26 @@ def test_hosts_recover_from_a_stolen_timestamp(repository: TrustRepository, tmp_
     read_by_both(repository, dist, state)
     trust = read_trust(Folder(dist), (repository.metadata / "1.root.json").read_bytes(), remembered)
     assert trust.versions["timestamp"] < 100000 and find_release(trust, dist.name).length == len(STATEMENT)
+
+
+def test_roots_of_a_sigstore_instance_that_are_none(repository: TrustRepository, tmp_path: Path) -> None:
+    before = content(repository.folder)
+    (tmp_path / "roots.json").write_text('{"mediaType":"text/plain"}')
+    for name, reason in (("none.json", "No such file"), ("roots.json", "is no trusted root of Sigstore")):
+        said = fails(lambda n=name: refresh(repository, sources_of(REPO, "development", tmp_path / n)))  # type: ignore[misc]
+        assert reason in said.reason
+        assert content(repository.folder) == before
+
+
+def test_roots_of_a_sigstore_instance_stay(repository: TrustRepository, tmp_path: Path) -> None:
+    roots = json.dumps(StandIn().trusted_root()).encode()
+    (tmp_path / "roots.json").write_bytes(roots)
+    assert "2.targets.json" in refresh(repository, sources_of(REPO, "development", tmp_path / "roots.json")).published
+    assert refresh(repository, SOURCES).published == ["timestamp.json"], "not told again, it stays as it is"
+    rotate(repository, "builder", SOURCES)
+    dist = published(repository, tmp_path)
+    trust = read_trust(Folder(dist), (repository.metadata / "1.root.json").read_bytes(), State())
+    assert trust.versions["targets"] == 3 and trust.files["trusted_root.json"] == roots
 
 
 def test_a_release_that_was_taken_back_does_not_return(repository: TrustRepository, tmp_path: Path) -> None:

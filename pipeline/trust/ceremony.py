@@ -18,7 +18,9 @@ from pipeline.errors import TrustError, UsageError
 from pipeline.trust.envelopes import RELEASE, Ring, describe, read_root_file, read_targets_file, release_ring, root_ring
 from pipeline.trust.policy import compile_policy, published_policy
 from pipeline.trust.repository import NAME_FIELD, ONLINE, RELEASE_PATHS, TrustRepository
-from pipeline.trust.rotation import new_public, retire
+from pipeline.trust.rotation import new_public, read_given, retire
+from pipeline.verifier.encoding import Refused
+from pipeline.verifier.instance import MAX_INSTANCE, read_instance
 from pipeline.verifier.policy import read_policy
 from pipeline.verifier.tuf import POLICY_TARGET
 
@@ -106,7 +108,7 @@ def stage_targets(repository: TrustRepository, sources: Sources, root: "Root", *
     layout = compile_layout(sources.layout, {r: keys[r] for r in POLICY_ROLES if r != RELEASE})
     files = {POLICY_TARGET: policy, LAYOUT_TARGET: layout}
     if sources.trusted_root:
-        files[SIGSTORE_TARGET] = sources.trusted_root.read_bytes()
+        files[SIGSTORE_TARGET] = _read_instance(sources.trusted_root)
     named = {path: repository.keep_target(path, data) for path, data in files.items()}
     if repository.version("targets") and not sources.trusted_root:
         kept = repository.read_targets("targets").targets
@@ -126,6 +128,19 @@ def stage_targets(repository: TrustRepository, sources: Sources, root: "Root", *
             return False
     repository.stage("targets", targets)
     return True
+
+
+def _read_instance(path: Path) -> bytes:
+    """A Sigstore instance's roots, as verifiers will read them. Raises UsageError, TrustError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_INSTANCE + 1)
+        read_instance(data, str(path))
+    except OSError as error:
+        raise UsageError(f"--trusted-root {path}: {error.strerror}") from error
+    except Refused as refused:
+        raise TrustError(str(refused), "take the trustedRoot of the instance's trust configuration") from refused
+    return data
 
 
 def _keys_of(policy: bytes, repository: TrustRepository) -> "dict[str, list[SSlibKey]]":
@@ -178,8 +193,9 @@ def rotate(
             current = {str(parse_public(s.key.pem.encode()).keyid) for s in signers if s.role == role and s.key}
         else:
             current = set(repository.ring(place).keys)
+        given = read_given(role, repository.keys, repository.names(), current, public) if public else None
         old = retire(role, repository.keys, current, every=place != "root")
-        new = new_public(role, repository.keys, passphrase, public)
+        new = new_public(role, repository.keys, passphrase, given)
         root = _next_root(repository)
         if role in POLICY_ROLES:
             _adopt(role, new, sources)

@@ -1,5 +1,6 @@
 """Files of keys when a role gets another one; done again after having been stopped anywhere, it goes on."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ from pipeline.lock import write_atomically
 
 if TYPE_CHECKING:
     from securesystemslib.signer import SSlibKey
+
+MAX_PEM = 1 << 16
+"""Bytes of a file with a public key."""
 
 
 def retire(role: str, folder: Path, current: set[str], *, every: bool) -> set[str]:
@@ -34,22 +38,32 @@ def retire(role: str, folder: Path, current: set[str], *, every: bool) -> set[st
     return old
 
 
-def new_public(role: str, folder: Path, passphrase: str, public: Path | None) -> "SSlibKey":
-    """The key that comes in place of a retired one: `public` if it was made elsewhere, else one that is made here.
+def new_public(role: str, folder: Path, passphrase: str, given: "SSlibKey | None") -> "SSlibKey":
+    """The key that comes in place of a retired one: `given` if it was made elsewhere, else one that is made here.
 
     Raises UsageError, TrustError.
     """
-    if public is None:
+    if given is None:
         if (folder / f"{role}.pub").is_file():  # made by a call that was stopped
             return read_public(role, folder)
         return new_key(role, folder, passphrase)
+    write_atomically(folder / f"{role}.pub", str(given.keyval["public"]).encode())
+    return given
+
+
+def read_given(role: str, folder: Path, names: Mapping[str, str], current: set[str], public: Path) -> "SSlibKey":
+    """The public key in a file, if it can be a role's; `names` are the known keys. Raises UsageError, TrustError."""
     try:
-        key = parse_public(public.read_bytes())
+        with public.open("rb") as file:
+            key = parse_public(file.read(MAX_PEM))
     except OSError as error:
         raise UsageError(f"--public {public}: {error.strerror}") from error
     except ValueError as error:
         raise TrustError(f"{public} is no public key that is accepted: {error}") from error
-    if (folder / f"{role}.key").exists():
+    known = names.get(str(key.keyid), "")
+    if known and (known != role or str(key.keyid) in current):
+        raise TrustError(f"{public} is the key of {known} already", "give each role a key of its own, and once only")
+    unfinished = [k for k, n in names.items() if n == role and k not in current]
+    if unfinished and not known and (folder / f"{role}.key").exists():
         raise UsageError(f"{folder}/{role}.key is the key of an earlier call that did not end", "move it away first")
-    write_atomically(folder / f"{role}.pub", str(key.keyval["public"]).encode())
     return key
