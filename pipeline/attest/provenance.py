@@ -19,7 +19,7 @@ from pipeline.verifier.encoding import Refused, parse
 from pipeline.verifier.statement import MAX_STATEMENT, PROVENANCE, REBUILD, SPDX
 
 BUILD_TYPE = "https://rfolabs.github.io/rfo/build/v1"
-"""Names what `externalParameters` and `internalParameters` mean; docs/operator.md says it."""
+"""Names what `externalParameters` and `internalParameters` mean; docs/verify.md says it."""
 SUFFIX = ".spdx.json"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.verifier.encoding import Refused, canonical
+from pipeline.verifier.encoding import Refused
 
 P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 """What the DER form of every such key begins with (RFC 5480, section 2): algorithm and curve. A point follows."""
@@ -39,12 +38,6 @@ class PublicKey:
     def pem(self) -> str:
         """As openssl reads it."""
         return pem_of(self.spki, "PUBLIC KEY")
-
-    @property
-    def keyid(self) -> str:
-        """What securesystemslib, and with it TUF and in-toto, calls the key."""
-        key = {"keytype": "ecdsa", "scheme": "ecdsa-sha2-nistp256", "keyval": {"public": self.pem}}
-        return hashlib.sha256(canonical(key)).hexdigest()
 
 
 def pem_of(data: bytes, label: str = "CERTIFICATE") -> str:
