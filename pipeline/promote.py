@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pipeline.accept import judge as accept
 from pipeline.attest.chain import missing_links
-from pipeline.attest.keys import parse_public
+from pipeline.attest.helm import SECRET
+from pipeline.attest.keys import keys_folder, parse_public
 from pipeline.attest.places import RELEASE_STATEMENT
 from pipeline.attest.releasing import Judged, judge
 from pipeline.attest.root import TrustRoot, read_root, trust_folder
@@ -87,6 +88,12 @@ def say_development(root: TrustRoot, progress: Progress) -> None:
     """Say so where nobody should rely on what is signed."""
     if root.policy.development or root.trust.development:
         progress.say("DEVELOPMENT: keys and policy of this trust root are for development; nobody should rely on them")
+
+
+def say_unsigned_charts(folder: Path, progress: Progress) -> None:
+    """Say so where charts get no provenance for `helm verify`, for want of a key."""
+    if any((folder / "charts").glob("*.tgz")) and not (keys_folder() / SECRET).exists():
+        progress.say(f"  charts get no .prov: {keys_folder()} has no key for them (./inv keys new --role charts)")
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -113,11 +113,17 @@ def test_promoting_again_changes_nothing(bench: Bench) -> None:
 
 def test_charts_are_signed_where_there_is_a_key(bench: Bench) -> None:
     new_chart_key(bench.made.keys, "charts of tests")
-    bench.promote()
+    _, said = bench.promote()
+    assert "charts get no .prov" not in said
     found = list((bench.made.dist / "charts").glob("*.prov"))
     assert len(found) == 1
     assert b"BEGIN PGP SIGNATURE" in found[0].read_bytes()
     assert bench.reasons() == []
+
+
+def test_charts_without_a_key_are_said(bench: Bench) -> None:
+    _, said = bench.promote()
+    assert "charts get no .prov" in said and "./inv keys new --role charts" in said
 
 
 def test_the_release_carries_the_first_root(bench: Bench) -> None:
