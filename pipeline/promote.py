@@ -72,6 +72,7 @@ def promote(folder: Path, progress: Progress, mirror: str = "") -> Promoted:
             progress.step(f"judging the candidate {folder.name} by the policy {policy.name}")
             refuse_unfit(folder, judge(folder, root), root)
             progress.step("signing the release, and naming it in the trust root")
+            say_unsigned_charts(folder, progress)
             written = ask_signer(folder, mirror)
             progress.step("judging the release as its users will")
             refuse_failed(folder, root)
