@@ -53,6 +53,7 @@ def test_the_verifier_that_it_ships_accepts_it_too(released: Path, tmp_path: Pat
     assert done.stdout.splitlines()[-1].startswith("accepted: v1.0.0+rfor1")
 
 
+@pytest.mark.full  # a minute: test_accept.py does the same with a release that the tests sign
 def test_every_flipped_byte_is_refused_and_named(released: Path, tmp_path: Path) -> None:
     folder = tmp_path / released.name
     shutil.copytree(released, folder)
