@@ -6,6 +6,7 @@ What each of them refuses is tested beside what it accepts; what cosign accepts 
 import base64
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -96,8 +97,9 @@ def cosign(*arguments: object, offline: bool = False) -> "subprocess.CompletedPr
     command = [tool("cosign"), *map(str, arguments)]
     if offline:
         command = ["unshare", "--user", "--map-root-user", "--net", *command]
-    environment = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin", "HTTPS_PROXY": "http://127.0.0.1:1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    with tempfile.TemporaryDirectory() as home:  # cosign keeps things there
+        environment = {"HOME": home, "PATH": "/usr/bin:/bin", "HTTPS_PROXY": "http://127.0.0.1:1"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
 def accepted(*arguments: object, offline: bool = False) -> str:
