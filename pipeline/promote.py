@@ -5,10 +5,7 @@ again, writes what a release has besides what a candidate has, and lets the trus
 same command goes on; where all is done, it changes nothing.
 """
 
-import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,9 +18,9 @@ from pipeline.attest.keys import keys_folder, parse_public
 from pipeline.attest.places import RELEASE_STATEMENT
 from pipeline.attest.releasing import Judged, judge
 from pipeline.attest.root import TrustRoot, read_root, trust_folder
+from pipeline.attest.talk import ask
 from pipeline.context import store_folder
-from pipeline.engine import HERE
-from pipeline.errors import HostError, PipelineError, TrustError
+from pipeline.errors import HostError, TrustError
 from pipeline.model import Digest
 from pipeline.publish.dist import TEMPORARY
 from pipeline.publish.published import read_published
@@ -35,6 +32,8 @@ from pipeline.verifier.openssl import HostLacks
 from pipeline.verifier.report import ACCEPTED
 from pipeline.verifier.verify import Options
 
+RELEASING = "pipeline.attest.releasing"
+"""The process of the release role."""
 SHOWN = 3
 """Things that are named where many have the same fault."""
 
@@ -73,7 +72,7 @@ def promote(folder: Path, progress: Progress, mirror: str = "") -> Promoted:
             refuse_unfit(folder, judge(folder, root), root)
             progress.step("signing the release, and naming it in the trust root")
             say_unsigned_charts(folder, progress)
-            written = ask_signer(folder, mirror)
+            written = ask(RELEASING, {"folder": str(folder), "mirror": mirror})["written"]
             progress.step("judging the release as its users will")
             refuse_failed(folder, root)
     except HostLacks as error:
@@ -166,24 +165,6 @@ def _remedy(folder: Path, judged: Judged, root: TrustRoot, wrong: list[Refused])
         base = f" --base {sorted(set(manifest.bases.values()))[0]}" if manifest.stand_in else ""
         return f"sign it where it was made: ./inv release --version {manifest.version}{base}"
     return f"make it again with another key: ./inv rebuild --from {folder}"
-
-
-def ask_signer(folder: Path, mirror: str) -> list[str]:
-    """Have the release role sign and publish, in its own process; returns what was signed. Raises its errors."""
-    command = [sys.executable, "-m", "pipeline.attest.releasing"]
-    request = json.dumps({"folder": str(folder), "mirror": mirror}).encode()
-    done = subprocess.run(command, input=request, stdout=subprocess.PIPE, check=False, cwd=HERE.parent)
-    try:
-        answer = json.loads(done.stdout)
-        if done.returncode == 0:
-            return [str(path) for path in answer["written"]]
-        kind = next((k for k in PipelineError.__subclasses__() if k.kind == answer["kind"]), TrustError)
-        raise kind(answer["reason"], answer["hint"])
-    except (ValueError, KeyError, TypeError):
-        raise TrustError(
-            f"the process that signs ended with status {done.returncode} and without an answer",
-            "nothing is lost: run the same command again",
-        ) from None
 
 
 def refuse_failed(folder: Path, root: TrustRoot) -> None:

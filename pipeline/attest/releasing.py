@@ -35,6 +35,7 @@ from pipeline.attest.places import (
 from pipeline.attest.root import TrustRoot, read_root, trust_folder
 from pipeline.attest.standalone import render_verifier
 from pipeline.attest.statement import make_statement
+from pipeline.attest.talk import serve
 from pipeline.engine import HERE
 from pipeline.errors import PipelineError, TrustError
 from pipeline.lock import write_atomically
@@ -49,13 +50,11 @@ from pipeline.verifier.bundle import MAX_BUNDLE, read_bundle
 from pipeline.verifier.encoding import Refused, canonical, decode64, parse_canonical
 from pipeline.verifier.evidence import EVIDENCE
 from pipeline.verifier.folder import Folder
-from pipeline.verifier.openssl import HostLacks
 from pipeline.verifier.released import MANIFEST_NAME
 from pipeline.verifier.report import Report
 from pipeline.verifier.statement import IMAGE_SIGNATURE, RELEASE, STATEMENT
 from pipeline.verifier.verify import judge_candidate
 
-MAX_REQUEST = 1 << 20
 ADDED = (LAYOUT, IMAGE_SIGNATURES, LEGACY_SIGNATURES, RELEASE_PROVENANCE, RELEASE_STATEMENT)
 """Below provenance/, besides what builders and rebuilders sign."""
 
@@ -314,27 +313,20 @@ def _charts() -> Callable[[Path], bytes] | None:
     return lambda chart: chart_prov(chart, key)
 
 
+def answer(request: bytes) -> dict[str, Any]:
+    """Sign what a request, `{"folder": PATH, "mirror": URL}`, asks for. Raises TrustError and others."""
+    asked = json.loads(request)
+    folder, mirror = Path(asked["folder"]), str(asked.get("mirror", ""))
+    keys = keys_folder()
+    root, signing, keyless = read_root(trust_folder()), load_signing("release", keys), read_keyless(keys)
+    written = sign_release(folder, root, signing, _charts(), mirror, ReleaseSigner(keyless or signing))
+    publish(folder, open_trust(HERE.parent))
+    return {"written": written}
+
+
 def main() -> int:
-    """Answer one request, `{"folder": PATH}`; returns the exit status."""
-    try:
-        asked = json.loads(sys.stdin.buffer.read(MAX_REQUEST))
-        folder, mirror = Path(asked["folder"]), str(asked.get("mirror", ""))
-        keys = keys_folder()
-        root, signing, keyless = read_root(trust_folder()), load_signing("release", keys), read_keyless(keys)
-        statements = ReleaseSigner(keyless or signing)
-        answer: dict[str, Any] = {"written": sign_release(folder, root, signing, _charts(), mirror, statements)}
-        publish(folder, open_trust(HERE.parent))
-    except PipelineError as error:
-        fault = error
-    except (HostLacks, Refused) as error:
-        fault = TrustError(str(error))
-    except Exception as error:
-        fault = PipelineError(f"the signer failed: {type(error).__name__}: {error}")
-    else:
-        print(json.dumps(answer))
-        return 0
-    print(json.dumps({"reason": fault.reason, "hint": fault.hint, "kind": fault.kind}))
-    return fault.exit_code
+    """Answer one request; returns the exit status."""
+    return serve(answer)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ from pipeline.attest.provenance import (
 )
 from pipeline.attest.signing import DEVELOPMENT
 from pipeline.attest.statement import keyed_bundle
+from pipeline.attest.talk import serve
 from pipeline.engine import HERE, code_digest
-from pipeline.errors import PipelineError, TrustError
+from pipeline.errors import TrustError
 from pipeline.graph import cached
 from pipeline.lock import write_atomically
 from pipeline.model import Digest
@@ -49,8 +50,6 @@ from pipeline.verifier.bundle import MAX_BUNDLE, hint_of, pae, read_bundle
 from pipeline.verifier.encoding import Refused
 from pipeline.verifier.envelope import read_envelope
 from pipeline.verifier.statement import PAYLOAD_TYPE
-
-MAX_REQUEST = 1 << 20
 
 
 class Request(Strict):
@@ -315,17 +314,7 @@ def is_dirty(checkout: Path) -> bool:
 
 def main() -> int:
     """Answer one request; returns the exit status."""
-    try:
-        answer = sign(Request.read(sys.stdin.buffer.read(MAX_REQUEST)))
-    except PipelineError as error:
-        fault = error
-    except Exception as error:
-        fault = PipelineError(f"the signer failed: {type(error).__name__}: {error}")
-    else:
-        print(json.dumps(answer))
-        return 0
-    print(json.dumps({"reason": fault.reason, "hint": fault.hint, "kind": fault.kind}))
-    return fault.exit_code
+    return serve(lambda data: sign(Request.read(data)))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
 """Ask the process that signs. Whoever asks holds no private key and loads no library for signatures."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.attest.keys import keys_folder, new_key
+from pipeline.attest.talk import ask
 from pipeline.context import Context
 from pipeline.engine import HERE
-from pipeline.errors import PipelineError, TrustError
 from pipeline.model import Digest
 
+SIGNER = "pipeline.attest.signer"
 DEVELOPMENT = "https://rfolabs.github.io/rfo/builders/development-"
 """What builder ids of keys begin with that nobody has to trust; the role follows."""
 
@@ -20,13 +18,13 @@ DEVELOPMENT = "https://rfolabs.github.io/rfo/builders/development-"
 def sign_release(context: Context) -> tuple[str, ...]:
     """Have the builder's signatures beside what was published; returns what was written. Raises PipelineError."""
     have_key("builder", context)
-    return tuple(_ask({**_places(context), "role": "builder", "folder": str(context.dist)})["written"])
+    return tuple(ask(SIGNER, {**_places(context), "role": "builder", "folder": str(context.dist)})["written"])
 
 
 def refuse_unable(candidate: Path, context: Context) -> None:
     """Raise TrustError, before half an hour is spent, if the rebuilder could not sign what it finds of a candidate."""
     have_key("rebuilder", context)
-    _ask({**_places(context), "role": "rebuilder", "folder": str(candidate), "only_check": True})
+    ask(SIGNER, {**_places(context), "role": "rebuilder", "folder": str(candidate), "only_check": True})
 
 
 def sign_rebuild(
@@ -47,7 +45,7 @@ def sign_rebuild(
         "variations": list(varied),
         "not_varied": dict(not_varied),
     }
-    return tuple(_ask({**_places(context), **asked})["written"])
+    return tuple(ask(SIGNER, {**_places(context), **asked})["written"])
 
 
 def have_key(role: str, context: Context) -> None:
@@ -78,21 +76,3 @@ def key_digest(role: str) -> str:
 
 def _places(context: Context) -> dict[str, Any]:
     return {"checkout": str(context.checkout), "store": str(context.store.root)}
-
-
-def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The signer's answer. Raises the error that it ended with."""
-    command = [sys.executable, "-m", "pipeline.attest.signer"]
-    done = subprocess.run(
-        command, input=json.dumps(request).encode(), stdout=subprocess.PIPE, cwd=HERE.parent, check=False
-    )
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout)
-        if done.returncode == 0:
-            return answer
-        kinds: dict[str, type[PipelineError]] = {c.kind: c for c in PipelineError.__subclasses__() if "kind" in vars(c)}
-        said = kinds.get(answer["kind"], PipelineError)
-        error = said(str(answer["reason"]), str(answer["hint"]))
-    except (ValueError, KeyError, TypeError) as fault:
-        raise TrustError(f"the process that signs ended with status {done.returncode} and said nothing") from fault
-    raise error
