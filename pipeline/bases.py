@@ -58,6 +58,8 @@ class Base(Strict):
     name: Name
     title: Text | None = None
     """As people call it."""
+    dist: Annotated[str, Field(pattern=r"^(\.[a-z][a-z0-9]{0,15})?$")] = ""
+    """`%dist` of RPM packages that are made on it; none are made on a base without."""
     family: Literal["deb", "rpm"]
     floating: StrictBool = False
     """A stand-in whose lock is made at first use and never committed."""
@@ -75,10 +77,18 @@ class Base(Strict):
     """deb: suites per architecture, the first that resolves is taken. rpm: repositories, all of them are used."""
     rootfs: dict[Arch, str] = Field(default_factory=dict)
     """rpm: path of the official root file system archive, relative to `origin`."""
-    roots: dict[Literal["builder", "sysroot", "emulator", "engine", "packer"], RootRecipe]
+    roots: dict[Literal["builder", "sysroot", "emulator", "engine", "packer", "packages"], RootRecipe]
     layers: dict[Name, LayerRecipe] = Field(default_factory=dict)
     compilers: dict[Arch, str]
     """The C compiler command for each target, inside the builder root; `{sysroot}` is the target's sysroot."""
+
+    @model_validator(mode="after")
+    def _packages_are_named(self) -> Self:
+        if bool(self.dist) != ("packages" in self.roots):
+            raise ValueError("dist and roots.packages need each other")
+        if self.floating and self.dist.startswith(".oe"):
+            raise ValueError("dist: .oe is openEuler's; what is made on a stand-in must not pass for it")
+        return self
 
     @model_validator(mode="after")
     def _layers_stand(self) -> Self:
