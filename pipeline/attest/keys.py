@@ -1,7 +1,8 @@
 """Signing keys by role: ECDSA P-256 in files of a folder, or wherever a securesystemslib signer URI points.
 
 ROLE.key is PKCS#8 in PEM, encrypted if it has a passphrase, and ROLE.pub the public key. ROLE.uri, if it is there,
-names a signer in place of ROLE.key, such as `hsm:2?label=rfo`. Only the process that signs reads a private key.
+names a signer in place of ROLE.key, such as `hsm:2?label=rfo`. Only the process that signs reads a private key. The key
+for packages is of another kind: `pipeline.attest.packages`.
 """
 
 import base64
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING
 from pipeline.errors import TrustError, UsageError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes as PrivateKey
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes as PublicKey
     from securesystemslib.signer import Signer, SSlibKey
 
 ROLES = ("builder", "rebuilder", "release", "root-1", "root-2", "root-3", "targets", "snapshot", "timestamp")
 """The roles that a trust root knows; a folder of one host holds only what is signed there."""
+PACKAGES = "packages"
+"""The role whose key is of another kind."""
 _ROLE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ID = re.compile(r"https://[!-~]{1,500}")
 _MAX_ID = 1000
@@ -38,7 +42,7 @@ class Signing:
     signer: "Signer"
 
     def sign(self, message: bytes) -> bytes:
-        """The signature of a message: ECDSA over SHA-256, DER. Raises TrustError."""
+        """The signature of a message over its SHA-256: ECDSA in DER, or RSA, PKCS#1 v1.5. Raises TrustError."""
         try:
             return bytes.fromhex(self.signer.sign(message).signature)
         except Exception as error:  # each kind of signer has errors of its own
@@ -58,29 +62,17 @@ def new_key(role: str, folder: Path, passphrase: str = "", builder: str = "") ->
     `builder` is the id to sign under, a URI; ROLE.id holds it.
     """
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import (
-        BestAvailableEncryption,
-        Encoding,
-        KeySerializationEncryption,
-        NoEncryption,
-        PrivateFormat,
-    )
     from securesystemslib.signer import SSlibKey
 
-    if not _ROLE.fullmatch(role):
-        raise UsageError(f"{role[:60]!r} is no name for a key", f"roles are: {', '.join(ROLES)}")
+    if not _ROLE.fullmatch(role) or role == PACKAGES:
+        raise UsageError(f"{role[:60]!r} is no name for a key of this kind", f"roles are: {', '.join(ROLES)}")
     if builder and not _ID.fullmatch(builder):
         raise UsageError(f"{builder[:200]!r} is no id of a builder", "it is a URI: https://example.org/builders/a")
     private = ec.generate_private_key(ec.SECP256R1())
-    lock: KeySerializationEncryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
     public = SSlibKey.from_crypto(private.public_key())
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder / f"{role}.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
-            file.flush()
-            os.fsync(file.fileno())
+        write_private(folder / f"{role}.key", private, passphrase)
         if builder:
             (folder / f"{role}.id").write_text(f"{builder}\n")
         (folder / f"{role}.pub").write_text(str(public.keyval["public"]))
@@ -89,6 +81,24 @@ def new_key(role: str, folder: Path, passphrase: str = "", builder: str = "") ->
     except OSError as error:
         raise TrustError(f"{folder}: the key of {role} cannot be written: {error.strerror}") from error
     return public
+
+
+def write_private(path: Path, private: "PrivateKey", passphrase: str) -> None:
+    """Write a private key for its owner alone. Raises FileExistsError, OSError."""
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        KeySerializationEncryption,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    lock: KeySerializationEncryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_public(role: str, folder: Path) -> "SSlibKey":
@@ -146,17 +156,17 @@ def spki_of(key: "SSlibKey") -> bytes:
     return base64.b64decode("".join(str(key.keyval["public"]).split("-----")[2].split()))
 
 
-def load_signing(role: str, folder: Path, secret: Secret | None = None) -> Signing:
-    """The key of a role, ready to sign.
+def load_signing(role: str, folder: Path, secret: Secret | None = None, public: "SSlibKey | None" = None) -> Signing:
+    """The key of a role, ready to sign; `public` is its public part, if that is not ROLE.pub.
 
-    Raises TrustError: there is none, others can read it, it is not the one of ROLE.pub, the passphrase is wrong.
+    Raises TrustError: there is none, others can read it, it does not belong to the public one, the passphrase is wrong.
     """
-    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from securesystemslib.signer import CryptoSigner
     from securesystemslib.signer import Signer as Signers
 
-    public, path, named = read_public(role, folder), folder / f"{role}.key", folder / f"{role}.uri"
+    path, named = folder / f"{role}.key", folder / f"{role}.uri"
+    public = public or read_public(role, folder)
     secret = secret or ask
     try:
         if named.is_file():
@@ -166,10 +176,8 @@ def load_signing(role: str, folder: Path, secret: Secret | None = None) -> Signi
             raise TrustError(f"{path} can be read by others", f"chmod 600 {path}; consider it lost if they could")
         locked = b"ENCRYPTED" in text.partition(b"\n")[0]
         private = load_pem_private_key(text, secret(role).encode() if locked else None)
-        if not isinstance(private, ec.EllipticCurvePrivateKey):
-            raise TrustError(f"{path} is no ECDSA key")
         if private.public_key() != public_of(public):
-            raise TrustError(f"{path} does not belong to {role}.pub", "put the right pair there")
+            raise TrustError(f"{path} does not belong to the public key of {role}", "put the right pair there")
         return Signing(role, public, CryptoSigner(private, public))
     except OSError as error:
         raise TrustError(f"{path}: {error.strerror}", f"make a key: ./inv keys new --role {role}") from error

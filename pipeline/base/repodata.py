@@ -80,7 +80,7 @@ def read_repository(mirror: Mirror, name: str, path: str, keys: Keyring) -> Repo
     keys.verify(data, signature, where)
     check_xml(data, where)
     try:
-        return _parse_repomd(data, name, path)
+        return parse_repomd(data, name, path)
     except (ET.ParseError, ValueError, KeyError, OverflowError) as error:
         raise SourceError(f"{where}: malformed ({error})") from error
     except SourceError as error:
@@ -133,7 +133,8 @@ def _checked_parts(parts: Iterator[bytes], where: str) -> Iterator[bytes]:
         yield part
 
 
-def _parse_repomd(data: bytes, name: str, path: str) -> Repository:
+def parse_repomd(data: bytes, name: str, path: str) -> Repository:
+    """The index in `data`, which `check_xml` accepts. Raises ValueError, KeyError, ET.ParseError, SourceError."""
     root = ET.fromstring(data)  # noqa: S314 - check_xml has refused document types and with them all entities
     if root.tag != f"{_REPO}repomd":
         raise ValueError(f"expected repomd, found {root.tag[:80]}")

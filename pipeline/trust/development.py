@@ -58,6 +58,7 @@ def _make(repository: TrustRepository, checkout: Path) -> Outcome:
         if not (repository.keys / f"{role}.pub").is_file():
             new_key(role, repository.keys, builder=f"{IDS}{role}" if role in POLICY_ROLES else "")
     make_chart_key(repository.keys)
+    make_packages_key(repository.keys)
     return init_held(repository, DEVELOPMENT, sources_of(checkout, DEVELOPMENT))
 
 
@@ -72,6 +73,16 @@ def make_chart_key(folder: Path) -> None:
 
     if not (folder / SECRET).exists():
         new_chart_key(folder, f"RFO charts ({DEVELOPMENT})")
+
+
+def make_packages_key(folder: Path) -> bool:
+    """Make the key for packages if there is none; returns whether it did."""
+    from pipeline.attest.packages import CERTIFICATES, USER_ID, Wanted, new_packages_key
+
+    if (folder / CERTIFICATES).exists():
+        return False
+    new_packages_key(folder, Wanted(f"{USER_ID} ({DEVELOPMENT})"))
+    return True
 
 
 def policy_in_force(repository: TrustRepository) -> str:
