@@ -220,7 +220,7 @@ def _certificate(packets: list[tuple[int, bytes]]) -> Certificate:
                 raise ValueError(f"the key {public.fingerprint} was revoked")
             over_name = own.kind in _CERTIFICATIONS and covered and _verifies(public, covered, own)
             if over_name and (newest is None or own.time >= newest.time):
-                newest, user_id = own, name.decode("utf-8", "replace")
+                newest, user_id = own, _shown(name)
     if newest is None:
         raise ValueError(f"the key {public.fingerprint} has no user id that it signed with SHA-256")
     if (newest.hashed.get(_FLAGS, b"\0")[0]) & _MAY_SIGN == 0:
@@ -228,6 +228,11 @@ def _certificate(packets: list[tuple[int, bytes]]) -> Certificate:
     lasts = int.from_bytes(newest.hashed.get(_EXPIRES_AFTER, b""), "big")
     data = b"".join(_packet(tag, body) for tag, body in packets)
     return Certificate(public, user_id, public.created + lasts if lasts else None, data)
+
+
+def _shown(name: bytes) -> str:
+    """A user id that cannot steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in name.decode("utf-8", "replace"))
 
 
 def _own(public: Public, body: bytes) -> Signature | None:

@@ -101,12 +101,13 @@ class Wanted:
 
 def read_certificates(folder: Path) -> bytes:
     """The content of packages.asc, which becomes RPM-GPG-KEY-rfo; empty if there is none. Raises TrustError."""
+    return _read(folder / CERTIFICATES) if known_certificates(folder) else b""
+
+
+def known_certificates(folder: Path) -> list[Certificate]:
+    """Those of packages.asc, the one that signs first; none if there is no such file. Raises TrustError."""
     path = folder / CERTIFICATES
-    if not path.exists():
-        return b""
-    data = _read(path)
-    _parse(data, path)
-    return data
+    return _parse(_read(path), path) if path.exists() else []
 
 
 def load_packager(folder: Path, secret: Secret | None = None) -> Packager:

@@ -7,16 +7,23 @@ from invoke.tasks import task
 
 from pipeline.cli.common import DEBUG, reporting
 
+ACTIONS = ("new", "show", "rotate")
+
 
 @task(
     positional=["action"],
     help={
-        "action": "new: make a key; show: list the public keys there are, with their keyids.",
-        "role": "Whose: builder, rebuilder, release, root-1, root-2, root-3, targets, snapshot, timestamp, charts.",
+        "action": "new: make a key; show: list public keys; rotate: another key for packages in place of the old one.",
+        "role": "Whose: builder, rebuilder, release, root-1 to root-3, targets, snapshot, timestamp, charts, packages.",
         "folder": "Where keys are (default: RFO_KEYS, else ~/.config/rfo/keys).",
-        "id": "Builder id to sign under: the URI that the policy binds to the key.",
+        "id": "Builder id to sign under, a URI that the policy binds to the key; of charts and packages: a name.",
         "passphrase": "Ask for a passphrase; RFO_PASSPHRASE is taken if it is set.",
         "passphrase-file": "Take the passphrase from the first line of this file.",
+        "days": "Packages: days until the key expires (default: it does not).",
+        "uri": "Packages: securesystemslib signer URI of a key that is elsewhere; with --public.",
+        "command": "Packages: command line that signs its standard input by OpenPGP; with --public.",
+        "public": "Packages: public key of --uri (PEM), or certificate of --command (OpenPGP).",
+        "without-old": "rotate: leave the old certificates out; packages that they signed are refused from then on.",
         "json": "Print the result as JSON on standard output.",
         "debug": DEBUG,
     },
@@ -29,23 +36,38 @@ def keys(
     id: str = "",
     passphrase: bool = False,
     passphrase_file: str = "",
+    days: int = 0,
+    uri: str = "",
+    command: str = "",
+    public: str = "",
+    without_old: bool = False,
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Make a signing key (new), or list the public ones (show)."""
+    """Make a signing key (new), list the public ones (show), or replace that of packages (rotate)."""
     from pathlib import Path
 
-    from pipeline.attest.keys import keys_folder
+    from pipeline.attest.keys import PACKAGES, keys_folder
     from pipeline.errors import UsageError
 
     with reporting(debug):
         place = Path(folder).absolute() if folder else keys_folder()
         if action == "show":
             _show(place, as_json=json)
-        elif action != "new":
-            raise UsageError(f"inv keys {action}: expected one of new, show", "./inv keys show")
+        elif action not in ACTIONS:
+            raise UsageError(f"inv keys {action}: expected one of {', '.join(ACTIONS)}", "./inv keys show")
         elif not role:
-            raise UsageError("whose key? --role is missing", "./inv keys new --role builder")
+            raise UsageError("whose key? --role is missing", f"./inv keys {action} --role packages")
+        elif role == PACKAGES:
+            given = {"id": id, "days": days, "uri": uri, "command": command, "public": public}
+            lock = "" if uri or command else _passphrase(role, passphrase_file, asked=passphrase)
+            _packages(action, place, given, lock, keep=not without_old, as_json=json)
+        elif days or uri or command or public or without_old:
+            raise UsageError("--days, --uri, --command, --public and --without-old are for packages", "--role packages")
+        elif action == "rotate":
+            raise UsageError(
+                f"the key of {role[:60]} is replaced with the trust root", "./inv trust rotate --role ROLE"
+            )
         else:
             _make(role, place, id, _passphrase(role, passphrase_file, asked=passphrase), as_json=json)
 
@@ -74,26 +96,88 @@ def _make(role: str, folder: Any, name: str, passphrase: str, *, as_json: bool) 
         print(f"  before it signs, write its builder id to {folder}/{role}.id")
 
 
+def _packages(action: str, folder: Any, given: dict[str, Any], passphrase: str, *, keep: bool, as_json: bool) -> None:
+    import json
+    from pathlib import Path
+
+    from pipeline.attest.packages import CERTIFICATES, Wanted, new_packages_key, rotate_packages_key
+    from pipeline.errors import UsageError
+
+    if given["uri"] and given["command"]:
+        raise UsageError("either --uri or --command")
+    if bool(given["public"]) != bool(given["uri"] or given["command"]):
+        raise UsageError("--public goes with --uri or --command, and they with it")
+    public = Path(given["public"]).absolute() if given["public"] else None
+    wanted = Wanted(given["id"], given["days"], passphrase, given["uri"], given["command"], public)
+    if action == "rotate":
+        found = rotate_packages_key(folder, wanted, keep=keep)
+    elif keep:
+        found = [new_packages_key(folder, wanted)]
+    else:
+        raise UsageError("--without-old is for rotate", "./inv keys rotate --role packages --without-old")
+    if as_json:
+        print(json.dumps({"role": "packages", "keyids": [c.public.fingerprint for c in found], "folder": str(folder)}))
+        return
+    new, *retired = found
+    print(f"packages  {new.public.fingerprint}  {new.user_id}, {_expiry(new.expires)}")
+    print(f"  public   {folder}/{CERTIFICATES}: RPM-GPG-KEY-rfo of releases from now on")
+    for old in retired:
+        print(f"  with     {old.public.fingerprint}, which verifies what it signed before")
+    if public is None and not passphrase:
+        print("  it has no passphrase: whoever reads the file can sign")
+
+
 def _show(folder: Any, *, as_json: bool) -> None:
     import json
 
     from pipeline.attest.helm import PUBLIC
     from pipeline.attest.keys import read_id, read_public
 
-    found = []
+    found: list[dict[str, Any]] = []
     for path in sorted(p for p in folder.glob("*.pub") if p.name != PUBLIC):
         key = read_public(path.stem, folder)
         entry = {"role": path.stem, "keyid": key.keyid, "id": None, "private": (folder / f"{path.stem}.key").is_file()}
         if (folder / f"{path.stem}.id").is_file():
             entry["id"] = read_id(path.stem, folder)
         found.append(entry)
+    found += _show_packages(folder)
     if as_json:
         print(json.dumps(found, indent=2))
         return
+    width = max([10, *(len(entry["role"]) for entry in found)])
     for entry in found:
-        print(f"{entry['role']:<10} {entry['keyid']}  {entry['id'] or ''}".rstrip())
+        expiry = f", {_expiry(entry['expires'])}" if "expires" in entry else ""
+        print(f"{entry['role']:<{width}} {entry['keyid']}  {entry['id'] or ''}".rstrip() + expiry)
     if not found:
         print(f"no keys in {folder}")
+
+
+def _show_packages(folder: Any) -> list[dict[str, Any]]:
+    """The certificates of packages: the one that signs, and those before it."""
+    from pipeline.attest.packages import PRIVATE, known_certificates
+
+    shown: list[dict[str, Any]] = []
+    for found in known_certificates(folder):
+        aside = f"packages-{found.public.fingerprint[:8]}" if shown else "packages"
+        shown.append(
+            {
+                "role": aside,
+                "keyid": found.public.fingerprint,
+                "id": found.user_id,
+                "private": any((folder / f"{aside}.{suffix}").is_file() for suffix in PRIVATE),
+                "expires": found.expires,
+            }
+        )
+    return shown
+
+
+def _expiry(expires: int | None) -> str:
+    import time
+
+    if expires is None:
+        return "does not expire"
+    verb = "expires" if expires > time.time() else "EXPIRED"
+    return f"{verb} {time.strftime('%Y-%m-%d', time.gmtime(expires))}"
 
 
 def _passphrase(role: str, file: str, *, asked: bool) -> str:
