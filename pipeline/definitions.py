@@ -21,6 +21,7 @@ from pipeline.versions import Constraint
 GoVersion = Annotated[str, Field(pattern=r"^1\.[0-9]+(\.[0-9]+)?$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")]
 GitUrl = Annotated[str, Field(pattern=r"^(https|ssh|git|file)://[^\s]+$")]
+Mirror = Annotated[str, Field(pattern=r"^(https?://[A-Za-z0-9][A-Za-z0-9.:/_~+-]*[A-Za-z0-9_])?$")]
 FileUrl = Annotated[str, Field(pattern=r"^(https?|file)://[^\s?#]+/[^\s?#/]+$")]
 
 
@@ -199,6 +200,8 @@ class Release(Strict):
     components: dict[Name, ComponentChoice] = Field(min_length=1)
     images: tuple[Name, ...] = ()
     charts: tuple[Name, ...] = ()
+    mirror: Mirror = ""
+    """URL that the folder of the repositories of packages, `rpm`, is served below; where none is known, it is empty."""
     deviations: tuple[Deviation, ...] = ()
 
     @field_validator("date", mode="before")
