@@ -1,4 +1,4 @@
-"""Signatures: ECDSA on the curve P-256 over SHA-256, checked by the host's `openssl` (1.1.1 and 3 alike)."""
+"""Signatures: ECDSA on the curve P-256, and RSA (PKCS#1 v1.5), checked by the host's `openssl` (1.1.1 and 3 alike)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.verifier.encoding import Refused
 P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 """What the DER form of every such key begins with (RFC 5480, section 2): algorithm and curve. A point follows."""
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/=\n]{1,400})\n-----END PUBLIC KEY-----\n?")
-MAX_SIGNATURE = 80
-"""Bytes; two numbers of 32 bytes in DER have at most 72."""
+MAX_SIGNATURE = 1024
+"""Bytes; as many as an RSA key of 8192 bits makes. Two numbers of 32 bytes in DER have at most 72."""
 SECONDS = 60
 """How long one call of openssl may take."""
 
@@ -65,8 +65,11 @@ def read_key(value: Any, what: str) -> PublicKey:
     return key
 
 
-def verifies(key: PublicKey, message: bytes, signature: bytes) -> bool:
-    """Whether a signature (DER) over a message was made with a key. Raises HostLacks without openssl."""
+def verifies(key: PublicKey, message: bytes, signature: bytes, digest: str = "sha256") -> bool:
+    """Whether a signature (of ECDSA in DER) over the digest of a message was made with a key.
+
+    Raises HostLacks without openssl.
+    """
     program = find_openssl()
     if len(signature) > MAX_SIGNATURE:
         return False
@@ -74,7 +77,15 @@ def verifies(key: PublicKey, message: bytes, signature: bytes) -> bool:
         folder = Path(name)
         (folder / "key").write_text(key.pem)
         (folder / "signature").write_bytes(signature)
-        command = [program, "dgst", "-sha256", "-verify", str(folder / "key"), "-signature", str(folder / "signature")]
+        command = [
+            program,
+            "dgst",
+            f"-{digest}",
+            "-verify",
+            str(folder / "key"),
+            "-signature",
+            str(folder / "signature"),
+        ]
         return run_openssl(command, message).returncode == 0
 
 

@@ -24,6 +24,10 @@ class Report:
     root: str = ""
     """Whose trust root it is."""
     development: bool = False
+    date: int = 0
+    """Seconds since 1970: the release's own time."""
+    named: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every file that the release statement names, by path."""
     rows: list[Row] = field(default_factory=list)
     files: int = 0
     """How many were hashed and compared."""

@@ -1,4 +1,4 @@
-"""How much of a release is looked at: all of it, or what one host installs."""
+"""How much of a release is looked at: all of it, what one host installs, or the packages of a repository."""
 
 from __future__ import annotations
 
@@ -14,27 +14,38 @@ from pipeline.verifier.released import MANIFEST_NAME
 
 @dataclass(frozen=True)
 class Scope:
-    """All files and both ways; or, with an architecture, what installing on it takes."""
+    """All files and both ways; or, with an architecture, what installing on it takes; or files by patterns alone."""
 
     arch: str = ""
     patterns: tuple[str, ...] = ()
     """Of further files that are installed."""
+    apart: bool = False
+    """Whether these lie somewhere else: whoever looks there compares their digests."""
 
     @property
     def whole(self) -> bool:
         """Whether it is all of the release."""
-        return not self.arch
+        return not self.arch and not self.patterns
+
+    def here(self, name: str) -> bool:
+        """Whether a file that is judged has to lie in the release's folder."""
+        return not self.apart or not self._asked(name)
+
+    def _asked(self, name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, p) for p in self.patterns)
 
     def artifacts(self, names: Iterable[str]) -> list[str]:
         """The files that are judged. Raises Refused if the release has nothing for the architecture."""
         names = sorted(names)
         if self.whole:
             return names
-        tarball = f"rfo.linux-{self.arch}.tar.gz"
-        if tarball not in names:
-            raise Refused(tarball, "is not in this release: it was not made for this architecture")
-        fixed = {MANIFEST_NAME, tarball, f"sha256sum-{self.arch}.txt", "rfo-verify"}
-        return [n for n in names if n in fixed or any(fnmatch.fnmatchcase(n, p) for p in self.patterns)]
+        fixed = {MANIFEST_NAME}
+        if self.arch:
+            tarball = f"rfo.linux-{self.arch}.tar.gz"
+            if tarball not in names:
+                raise Refused(tarball, "is not in this release: it was not made for this architecture")
+            fixed |= {tarball, f"sha256sum-{self.arch}.txt", "rfo-verify"}
+        return [n for n in names if n in fixed or self._asked(n)]
 
     def evidence(self, names: Iterable[str], policy: Policy) -> list[str]:
         """Of all files the statements by builders and rebuilders that the judged ones need."""

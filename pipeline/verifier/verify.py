@@ -40,6 +40,8 @@ class Options:
     """What the caller asks for and allows."""
 
     scope: Scope = field(default_factory=Scope)
+    trust: Trust | None = None
+    """The trust root, where a release is judged by a newer one than it carries."""
     state: State = field(default_factory=State)
     now: int = field(default_factory=lambda: int(time.time()))
     """The host's clock, in seconds since 1970."""
@@ -109,18 +111,18 @@ def _verify(folder: Folder, root: bytes, options: Options, report: Report) -> No
     hashed: Hashed = folder.hashing(folder.sizes) if options.scope.whole else dict
     named: dict[str, str] = {}
     try:
-        trust = read_trust(folder, root, options.state)
+        trust = options.trust or read_trust(folder, root, options.state)
         policy = _policy_of(trust)
         report.policy, report.root = policy.name, trust.root.name
         report.development = trust.development or policy.development
         certified = _certified(trust.files.get("trusted_root.json"))
         sealed = read_sealed(folder, trust, policy, certified)
-        report.version, report.folder = sealed.version, sealed.folder
+        report.version, report.folder, report.named = sealed.version, sealed.folder, sealed.named
         report.refused += _check_version(sealed, options, report)
         judged = [*options.scope.artifacts(sealed.named), *options.scope.evidence(sealed.named, policy)]
-        named = {n: sealed.named[n] for n in judged}
+        named = {n: sealed.named[n] for n in judged if options.scope.here(n)}
         if not options.scope.whole:
-            hashed = folder.hashing(n for n in judged if n in folder.sizes)
+            hashed = folder.hashing(n for n in named if n in folder.sizes)
         if options.scope.whole:
             report.refused += _check_listing(folder, sealed, trust)
         released = read_released(folder.read_named(MANIFEST_NAME, MAX_MANIFEST, _manifest_digest(sealed.named)))
@@ -129,7 +131,7 @@ def _verify(folder: Folder, root: bytes, options: Options, report: Report) -> No
         items = _judge(folder, sealed.named, released, policy, certified, options, report)
         if options.scope.whole:
             report.refused += check_added(folder, sealed, policy, items, certified)
-        report.state = _next_state(trust, sealed, released, options)
+        report.state, report.date = _next_state(trust, sealed, released, options), released.date
     finally:
         _compare(named, hashed(), report)
         report.files, report.size = len(named), sum(folder.sizes.get(n, 0) for n in named)
@@ -164,7 +166,7 @@ def _judge(
 ) -> list[Item]:
     """The policy's judgement; returns everything that statements may be about."""
     scope = options.scope
-    platforms = [p for p in released.bases if scope.whole or p == f"linux/{scope.arch}"]
+    platforms = [p for p in released.bases if not scope.arch or p == f"linux/{scope.arch}"]
     bases = frozenset(released.bases[p] for p in platforms)
     report.refused += check_terms(released, policy, bases, options.allow_bases)
     if released.folder != released.version:
