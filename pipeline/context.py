@@ -21,6 +21,7 @@ from pipeline.model import PLATFORMS
 from pipeline.plan import Packs
 from pipeline.report.progress import Progress
 from pipeline.roots import Roots
+from pipeline.rpm.signatures import Signer
 from pipeline.sources.go import GoSources
 from pipeline.sources.snapshot import Snapshots
 from pipeline.store import Store
@@ -82,6 +83,8 @@ class Context:
     """Where the release is written, if not to the checkout's dist/."""
     go_root: str = "builder"
     """The role of the root that pure Go is compiled in."""
+    signer: Signer = field(default_factory=Signer)
+    """Who signs packages."""
 
     @cached_property
     def store(self) -> Store:
@@ -155,7 +158,7 @@ class Context:
         """What is made of the compiled programs, besides tarballs. Raises DefinitionError."""
         charts = [read_chart(self.checkout, name) for name in sorted(set(self.release.charts))]
         marker = f".{self.options.base}" if self.stand_in else ""
-        return Packs(self.images, charts, f"{self.release.version.removeprefix('v')}{marker}")
+        return Packs(self.images, charts, f"{self.release.version.removeprefix('v')}{marker}", self.signer)
 
     @property
     def dist(self) -> Path:

@@ -1,7 +1,7 @@
 """From a release to its graph: which actions there are for which architectures. No I/O beyond reading definitions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.build.c import c_action
 from pipeline.build.check import check_action
@@ -19,6 +19,8 @@ from pipeline.inputs import Inputs
 from pipeline.pack.notices import notices_action
 from pipeline.pack.sums import sums_action
 from pipeline.pack.tarball import tarball_action
+from pipeline.rpm.repository import repository_actions
+from pipeline.rpm.signatures import Signer
 from pipeline.sbom.actions import release_sbom_action, tarball_sbom_action
 from pipeline.units import Unit
 
@@ -36,6 +38,8 @@ class Packs:
     charts: Sequence[Chart] = ()
     chart_version: str = ""
     """The release's without `v`: charts have it too."""
+    signer: Signer = field(default_factory=Signer)
+    """Who signs packages."""
 
 
 def plan(release: Release, units: Sequence[Unit], inputs: Mapping[str, Inputs], packs: Packs | None) -> Graph:
@@ -59,6 +63,8 @@ def plan(release: Release, units: Sequence[Unit], inputs: Mapping[str, Inputs], 
             actions += image_actions(packs.images, release, units, inputs, manifests, artifacts)
             actions += _judgements(packs, inputs)
             actions += _documents(actions, release, units, inputs)
+            if any(u.component == NODE for u in units):
+                actions += repository_actions(release, inputs, packs.signer)
         actions += _sums(actions, inputs)
     return Graph(actions)
 

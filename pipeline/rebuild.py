@@ -60,7 +60,7 @@ def rebuild(asked: Asked, progress: Progress, checkout: Path = CHECKOUT) -> Proo
         refuse_other_inputs(candidate, context)
         refuse_unable(asked.candidate, context)
         bring_sources(context)
-        prover = Prover(context, candidate.locks)
+        prover = Prover(context, candidate.locks, candidate.packets)
         chosen, omitted = prover.possible()
         graph = make_graph(context).without_checks()
         refuse_small_disk(graph, graph.order, context, cold=True)

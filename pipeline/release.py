@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
-from pipeline.attest.signing import sign_release
+from pipeline.attest.signing import packages_signer, sign_release
 from pipeline.context import Context, Options
 from pipeline.errors import BuildError, NetworkError, PipelineError, SourceError, StoreError, UsageError
 from pipeline.graph import Graph, estimate
@@ -20,7 +20,9 @@ from pipeline.scheduler import Result, Scheduler, available_memory, default_jobs
 from pipeline.unchanged import note, read_all, recall
 
 BUILDS = ("builder", "sysroot", "emulator")
-"""Roots that compile and check; the others are needed for images."""
+"""Roots that compile and check; the others are needed for images, charts and packages."""
+PACKS = ("layer/", "bundle/", "chart/", "rpm/", "repository/")
+"""What actions begin with that work in them."""
 RESERVE = 1 << 30
 """Bytes that stay free: a host whose disk is full fails in worse ways than a build."""
 
@@ -45,6 +47,8 @@ def release(context: Context) -> Summary:
     subject = read_all(context) if whole else None
     if subject and (known := recall(context, subject)) is not None:
         return Summary(0, *known)
+    if not context.options.components:
+        context.signer = packages_signer(context)
     if whole:
         take_along(context)
     graph = make_graph(context)
@@ -75,7 +79,7 @@ def take_along(context: Context) -> None:
     others = published_platforms(context.dist) - set(context.arches) if context.images else set()
     for arch in sorted(others & set(context.release.bases)):
         alone = replace(context.options, arches=(arch,), offline=True, locked=True)
-        other = Context(alone, Progress(stream=StringIO()), context.checkout, context.output, context.go_root)
+        other = replace(context, options=alone, progress=Progress(stream=StringIO()))
         other.store = context.store
         try:
             graph, done = make_graph(other), Result()
@@ -166,7 +170,7 @@ def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> boo
     anyone.fetch(units)
     scheduler.executor.check()
     before = len(context.inputs)
-    packs = any(n.startswith(("layer/", "bundle/", "chart/")) for n in todo)
+    packs = any(n.startswith(PACKS) for n in todo)
     for arch, inputs in list(context.inputs.items()):
         for role, recipe in inputs.roots.base.recipes.items():
             if role == "engine" or (role not in BUILDS and not packs):  # only a proof uses the first

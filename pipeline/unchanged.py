@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.attest.places import signature_files
-from pipeline.attest.signing import key_digest
+from pipeline.attest.signing import keys_digest
 from pipeline.context import Context, store_folder
 from pipeline.engine import code_digest
 from pipeline.errors import PipelineError
@@ -26,7 +26,7 @@ from pipeline.store import Output, Store, store_error, touch
 if TYPE_CHECKING:
     from pipeline.scheduler import Result
 
-READ = ("charts", "components", "images", "install")
+READ = ("charts", "components", "images", "install", "rpm")
 """Folders of a checkout that every release reads, besides its own below releases/."""
 SIGNED = ("provenance/builder-", "provenance/links/")
 """What paths of signatures begin with that a run makes; others come and go without it."""
@@ -43,7 +43,7 @@ def recall(context: Context, subject: Digest) -> tuple[int, Path] | None:
         records = [context.store.root / "records" / f"{Digest(key).hex}.json" for key in seen["records"]]
         folder = Path(seen["folder"])
         published = {RootedPath.parse(name).under(folder): digest for name, digest in seen["dist"].items()}
-        if seen["key"] != key_digest("builder"):
+        if seen["keys"] != keys_digest():
             return None
         if not all(context.store.has(o.digest, o.size) for o in outputs) or not all(p.exists() for p in records):
             return None
@@ -76,7 +76,7 @@ def note(context: Context, subject: Digest, result: "Result") -> None:
             "outputs": sorted(made),
             "folder": str(context.dist),
             "dist": {**published, manifest.name: str(Digest.of_bytes(text))},
-            "key": key_digest("builder"),
+            "keys": keys_digest(),
             "records": sorted(Digest.of_bytes(canonical(r.parts)).hex for r in result.records.values()),
         }
         write_atomically(path, json.dumps(facts).encode())

@@ -17,6 +17,7 @@ from pipeline.model import Digest, Module
 from pipeline.plan import plan
 from pipeline.publish.published import Artifact, Manifest, Published
 from pipeline.roots import Root
+from pipeline.rpm.spec import SPECS
 from pipeline.sbom.purl import of_module, purl
 from pipeline.units import Unit
 from pipeline.verifier.encoding import Refused, parse
@@ -99,10 +100,10 @@ class Facts:
         for key, root in self._roots.items():
             if key in keys:
                 found += [_package(p, root) for p in root.packages]
-        if any(a.startswith("tarball/") for a in actions):
-            inputs = next(iter(self.manifest.inputs.values()), None)
-            if isinstance(inputs, dict) and "install" in inputs:
-                found.append(_pin(f"{TREE}install", Digest.parse(inputs["install"]).hex, name="install"))
+        inputs = next(iter(self.manifest.inputs.values()), None)
+        for tree, prefix in (("install", "tarball/"), (SPECS, "rpm/")):
+            if any(a.startswith(prefix) for a in actions) and isinstance(inputs, dict) and tree in inputs:
+                found.append(_pin(f"{TREE}{tree}", Digest.parse(inputs[tree]).hex, name=tree))
         unique = {(d["uri"], *d["digest"].values()): d for d in found}
         return [unique[key] for key in sorted(unique)]
 
@@ -161,7 +162,8 @@ def facts_of(published: Published, context: Context) -> Facts:
     )
     for artifact in [*manifest.artifacts, whole]:
         name, kind = artifact.name, kind_of(artifact.name)
-        action, output = places.get(name, (WRITER, "") if name in written else ("", ""))
+        place = name if name in places or kind == UNTRACKED else artifact.template
+        action, output = places.get(place, (WRITER, "") if name in written else ("", ""))
         if not action and kind != UNTRACKED:
             raise SourceError(f"no action of this checkout makes {name}, which {published.folder}/release.json names")
         subjects.append(Subject(name, Digest.parse(artifact.digest), kind, artifact.platform, action, output))

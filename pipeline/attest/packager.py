@@ -18,13 +18,14 @@ from pipeline.attest.keys import keys_folder
 from pipeline.attest.packages import load_packager
 from pipeline.attest.talk import serve
 from pipeline.base.repodata import check_xml, parse_repomd
-from pipeline.base.rpmfile import read_rpm
 from pipeline.errors import SourceError, TrustError
 from pipeline.model import Digest
+from pipeline.rpm.package import is_source, read_package
 from pipeline.store import Store
 from pipeline.strict import Inside, Strict, parsed_by
 
-NAMES = ("rfo-common", "rfo-server", "rfo-agent", "rfo-images", "rfo-release")
+NAMES = ("rfo", "rfo-common", "rfo-server", "rfo-agent", "rfo-images", "rfo-release")
+SOURCES = ("src", "nosrc")
 MAX_METADATA = 1 << 20
 """Bytes of an index, which names four files."""
 MAX_FILES = 4096
@@ -72,8 +73,7 @@ def _message(item: Item, store: Store, version: str) -> bytes:
 
 def _package(place: str, path: Path, version: str) -> bytes:
     """The main header of a package of RFO."""
-    with path.open("rb") as file:
-        rpm = read_rpm(file, place)
+    rpm = read_package(path, place)
     if rpm.signatures:
         raise TrustError(f"{place} is signed already")
     expected = rf"{re.escape(version.removeprefix('v'))}-1\.[a-z0-9]{{1,20}}"
@@ -81,8 +81,8 @@ def _package(place: str, path: Path, version: str) -> bytes:
         raise TrustError(
             f"{place} holds {rpm.name[:60]}-{rpm.evr[:60]}; expected a package of {version or 'a release'}"
         )
-    name = f"{rpm.name}-{rpm.evr}.{rpm.arch}.rpm"
-    if place.rpartition("/")[2] != name:
+    name, file = f"{rpm.name}-{rpm.evr}", place.rpartition("/")[2]
+    if file not in {f"{name}.{kind}.rpm" for kind in (SOURCES if is_source(rpm) else (rpm.arch,))}:
         raise TrustError(f"{place} holds what is called {name[:200]}")
     return rpm.header.raw
 

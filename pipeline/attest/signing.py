@@ -1,16 +1,24 @@
 """Ask the process that signs. Whoever asks holds no private key and loads no library for signatures."""
 
+import base64
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.attest.keys import keys_folder, new_key
+from pipeline.attest.packages import have_packages_key, read_certificates
 from pipeline.attest.talk import ask
 from pipeline.context import Context
 from pipeline.engine import HERE
+from pipeline.graph import canonical
 from pipeline.model import Digest
+from pipeline.rpm.signatures import Signer
+from pipeline.rpm.signed import signature_time
 
 SIGNER = "pipeline.attest.signer"
+PACKAGER = "pipeline.attest.packager"
 DEVELOPMENT = "https://rfolabs.github.io/rfo/builders/development-"
 """What builder ids of keys begin with that nobody has to trust; the role follows."""
 
@@ -66,12 +74,49 @@ def have_key(role: str, context: Context) -> None:
             context.progress.say(f"  made a DEVELOPMENT key for the {role} in {folder}: it proves nothing to others")
 
 
-def key_digest(role: str) -> str:
-    """Of the public key of a role; empty if there is none."""
-    try:
-        return str(Digest.of_file(keys_folder() / f"{role}.pub"))
-    except OSError:
-        return ""
+@dataclass(frozen=True)
+class PackagesKey:
+    """The key for packages of this host, which a process of its own reads."""
+
+    store: Path
+    version: str
+    time: int
+    """What signatures say of when they were made."""
+
+    def sign(self, files: Mapping[str, Path]) -> Mapping[str, bytes]:
+        """See `pipeline.rpm.signatures.Signatures`."""
+        asked = [
+            {
+                "place": place,
+                "digest": f"sha256:{path.name}",
+                "kind": "package" if place.endswith(".rpm") else "metadata",
+            }
+            for place, path in files.items()
+        ]
+        request = {"store": str(self.store), "version": self.version, "time": self.time, "files": asked}
+        found = ask(PACKAGER, request)["signatures"]
+        return {place: base64.b64decode(packet) for place, packet in found.items()}
+
+
+def packages_signer(context: Context) -> Signer:
+    """Who signs the packages of a run: this host's key, made for development if there is none. Raises PipelineError.
+
+    A run that only looks makes none.
+    """
+    if not context.options.dry_run:
+        have_packages_key(context)
+    known = Signer(read_certificates(keys_folder()))
+    time = signature_time(known, context.release.epoch)
+    return Signer(known.certificates, PackagesKey(context.store.root, context.release.version, time))
+
+
+def keys_digest() -> str:
+    """Of the public keys that a run of `inv release` signs with; there may be none."""
+    found = {}
+    for name in ("builder.pub", "packages.asc"):
+        with contextlib.suppress(OSError):
+            found[name] = str(Digest.of_file(keys_folder() / name))
+    return str(Digest.of_bytes(canonical(found)))
 
 
 def _places(context: Context) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.attest.openpgp import MAX_CERTIFICATES, dearmor
 from pipeline.baselocks import base_lock_path
 from pipeline.bases import Base
 from pipeline.context import Context, Options
@@ -14,6 +15,8 @@ from pipeline.model import PLATFORMS, Digest, Platform
 from pipeline.publish.manifest import describe_inputs
 from pipeline.publish.published import Published, read_published
 from pipeline.report.progress import Progress
+from pipeline.rpm.package import signature_of
+from pipeline.rpm.signatures import FOLDER, KEYS, METADATA_SIGNATURE, Given, Signer
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,23 @@ class Candidate:
     def digest(self) -> Digest:
         """Of its release.json, which names everything else."""
         return Digest.of_file(self.published.folder / "release.json")
+
+    @cached_property
+    def packets(self) -> dict[str, bytes]:
+        """The signatures of packages and of their repositories' metadata, by place; what is malformed has none."""
+        found = {}
+        for name in self.published.artifacts:
+            path = self.published.folder / name
+            if name.startswith(f"{FOLDER}/") and name.endswith(".rpm"):
+                found[name] = signature_of(path)
+            elif name.startswith(f"{FOLDER}/") and name.endswith(f"/{METADATA_SIGNATURE}"):
+                found[name] = dearmor(self.published.content(name, MAX_CERTIFICATES))
+        return {name: packet for name, packet in found.items() if packet}
+
+    @property
+    def signer(self) -> Signer:
+        """Who signed its packages: the certificates that it ships, with the signatures that it has."""
+        return Signer(self.published.content(f"{FOLDER}/{KEYS}", MAX_CERTIFICATES), Given(self.packets))
 
     @property
     def platforms(self) -> list[Platform]:
@@ -74,7 +94,7 @@ def context_of(
         offline=offline,
         locked=True,
     )
-    context = Context(options, progress, checkout)
+    context = Context(options, progress, checkout, signer=candidate.signer)
     context.base_locks = {b.name: _lock(b, candidate, context) for b in context.bases.values()}
     return context
 

@@ -22,6 +22,8 @@ KINDS = {
     "rfo-images*.tar.zst": "bundle",
     "rfo-images*.txt": "image list",
     "charts/*": "chart",
+    "rpm/*.rpm": "package",
+    "rpm/*": "repository",
     "images/*": "layout",
     "sbom/*": "sbom",
     "*.tar.gz": "tarball",
@@ -193,7 +195,6 @@ def _files(candidate: Candidate, attempt: Attempt, context: Context, graph: Grap
         template: (action.name, output)
         for action in graph.actions.values()
         for output, template in action.publish.items()
-        if "{hex}" not in template
     }
     of = {n: a.platform or ALL for n, a in candidate.published.artifacts.items() if not n.startswith(BLOBS)}
     names = {n for n, platform in of.items() if platform in platforms or (whole and platform == ALL)}
@@ -202,7 +203,8 @@ def _files(candidate: Candidate, attempt: Attempt, context: Context, graph: Grap
         names |= {"release.json", *(n for n in made if not n.startswith(BLOBS))}
     judged = []
     for name in sorted(names):
-        action, output = places.get(name, (None, None))
+        known = candidate.published.artifacts.get(name)
+        action, output = places.get(known.template if known else name, (None, None))
         if action in late and not whole:
             continue
         theirs, mine = folder / name, attempt.dist / name

@@ -4,6 +4,7 @@ The engine itself is started inside bubblewrap, on the userland that the circums
 sources and nothing that was ever built: no compile cache, no action record.
 """
 
+import base64
 import contextlib
 import errno
 import json
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.chart.definition import FOLDER as CHARTS
@@ -21,6 +22,7 @@ from pipeline.errors import HostError, PipelineError, ProofError, StoreError
 from pipeline.image.layer import layer_roots
 from pipeline.model import Digest
 from pipeline.proof.variations import Circumstances, Variation, circumstances, variations
+from pipeline.rpm.spec import SPECS
 from pipeline.sandbox.bwrap import find_bwrap
 from pipeline.sources.tree import export_tree
 from pipeline.store import Output, Store, store_error
@@ -29,7 +31,7 @@ ENGINE = Path(__file__).parent.parent
 """The code that runs here and is to run there."""
 DEFINITIONS = ("components", "releases", "images")
 """Folders of a checkout that the engine reads as they stand; of the others it takes what git tracks."""
-ROOTS = ("builder", "sysroot", "engine", "packer")
+ROOTS = ("builder", "sysroot", "engine", "packer", "packages")
 """Roots that a proof builds with; it runs no program that it made, so it needs no emulator."""
 CLOCK = "libfaketime.so.1"
 FULL_DISK = 1 << 20
@@ -56,6 +58,8 @@ class Prover:
     context: Context
     locks: Mapping[str, bytes]
     """The base locks that the candidate was made with, by base."""
+    packets: Mapping[str, bytes] = field(default_factory=dict)
+    """The signatures of its packages, which nobody can make again, by place."""
 
     def possible(self) -> tuple[list[Variation], dict[str, str]]:
         """The variations that this host and the bases allow, and why the others are left out, by name."""
@@ -84,7 +88,7 @@ class Prover:
             userland = None if made.own_userland else self._userland()
             if made.setting.clock:
                 shutil.copyfile(_clock_library(self._userland()), folder / CLOCK)
-            _write_spec(folder / "spec.json", self.context, made, actions)
+            _write_spec(folder / "spec.json", self, made, actions)
             self._run(folder, made, userland, ready=ready)
             result = json.loads((folder / "result.json").read_bytes())
             outputs = {
@@ -97,7 +101,7 @@ class Prover:
         """A checkout without what is not tracked, and a store that holds pins only."""
         context, checkout, store = self.context, folder / "checkout", folder / "store"
         (folder / "dist").mkdir()
-        trees = {"install", *(u.source.tree for u in context.all_units if u.source.tree)}
+        trees = {"install", SPECS, *(u.source.tree for u in context.all_units if u.source.tree)}
         trees |= {f"{CHARTS}/{chart.name}" for chart in context.packs.charts}
         for copied in (ENGINE, *(context.checkout / name for name in DEFINITIONS)):
             ignored = shutil.ignore_patterns("__pycache__", ".*")
@@ -210,8 +214,9 @@ def _arguments(folder: Path, made: Circumstances, userland: Path | None, shared:
     return [*line, "--chdir", f"{place}/checkout", "--", python, "-m", "pipeline.proof.worker", f"{place}/spec.json"]
 
 
-def _write_spec(path: Path, context: Context, made: Circumstances, actions: Sequence[str]) -> None:
+def _write_spec(path: Path, prover: Prover, made: Circumstances, actions: Sequence[str]) -> None:
     """What the process is to do, for pipeline/proof/worker.py."""
+    context = prover.context
     library = Path(made.folder, CLOCK) if made.setting.clock else None
     setting = {k: v for k, v in vars(made.setting).items() if k != "clock_library"}
     options = context.options
@@ -230,6 +235,8 @@ def _write_spec(path: Path, context: Context, made: Circumstances, actions: Sequ
         "folder": made.folder,
         "go_root": made.go_root,
         "reversed_order": made.reversed_order,
+        "certificates": base64.b64encode(context.signer.certificates).decode(),
+        "packets": {place: base64.b64encode(packet).decode() for place, packet in prover.packets.items()},
     }
     path.write_text(json.dumps(spec))
 

@@ -3,6 +3,7 @@
 Everything it needs stands beside the specification. It writes `dist`, and `result.json` or `failure.json`.
 """
 
+import base64
 import json
 import os
 import sys
@@ -68,6 +69,7 @@ def build(spec: dict[str, Any]) -> dict[str, Any]:
     from pipeline.publish.dist import write_dist
     from pipeline.release import make_graph, make_scheduler, refuse_failures
     from pipeline.report.progress import Progress
+    from pipeline.rpm.signatures import Given, Signer
     from pipeline.sandbox.bwrap import Bwrap
     from pipeline.sandbox.setting import Setting
     from pipeline.store import Store
@@ -80,6 +82,10 @@ def build(spec: dict[str, Any]) -> dict[str, Any]:
         folder / "checkout",
         output=folder / "dist",
         go_root=spec["go_root"],
+        signer=Signer(
+            base64.b64decode(spec["certificates"]),
+            Given({place: base64.b64decode(packet) for place, packet in spec["packets"].items()}),
+        ),
     )
     context.store = Store(folder / "store")
     library = Path(spec["clock_library"]) if spec["clock_library"] else None

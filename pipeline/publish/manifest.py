@@ -12,6 +12,7 @@ from pipeline.graph import Graph, canonical
 from pipeline.lock import BaseLock
 from pipeline.model import PLATFORMS, Digest, Platform, platform
 from pipeline.pack.tarball import installed_files
+from pipeline.rpm.spec import SPECS
 from pipeline.scheduler import Result
 from pipeline.sources.tree import tree_digest
 from pipeline.store import Output
@@ -70,6 +71,7 @@ def describe_inputs(context: Context, arch: str) -> dict[str, str]:
             path: [mode, str(Digest.of_bytes(data))]
             for path, (mode, data) in installed_files(context.checkout / "install").items()
         },
+        SPECS: str(tree_digest(context.checkout, SPECS)),
         "engine": str(code_digest(".")),
     }
     return {name: str(Digest.of_bytes(canonical(fact))) for name, fact in facts.items()}

@@ -36,6 +36,11 @@ class Artifact(_Read):
     platform: str | None = None
     """None: of the whole release."""
 
+    @property
+    def template(self) -> str:
+        """Its name as an action publishes what is called by its own digest."""
+        return self.name.replace(Digest.parse(self.digest).hex, "{hex}")
+
 
 class Binary(_Read):
     """A compiled program."""
@@ -140,6 +145,18 @@ class Published:
             raise SourceError(f"{path} is missing or no plain file, and release.json names it", "copy it again")
         refuse_other(path, Digest.of_file(path), artifact.digest)
         return path
+
+    def content(self, name: str, limit: int) -> bytes:
+        """What a small file holds, its bytes checked; nothing if release.json does not name it.
+
+        Raises SourceError, also for one of more than `limit` bytes.
+        """
+        artifact = self.artifacts.get(name)
+        if artifact is None:
+            return b""
+        if artifact.size > limit:
+            raise SourceError(f"{self.folder / name} is larger than {limit} bytes")
+        return self.file(name).read_bytes()
 
 
 def refuse_other(path: Path, found: Digest, expected: str) -> None:

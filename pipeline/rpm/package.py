@@ -6,11 +6,13 @@ between them. Then a package without its signature has one form, and two that ar
 Format: https://rpm-software-management.github.io/rpm/manual/format_v4.html.
 """
 
+import io
 import shutil
 import struct
 from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from pipeline.base.rpmfile import (
     BINARY,
@@ -29,6 +31,13 @@ from pipeline.base.rpmfile import (
 )
 from pipeline.errors import SourceError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
+
+KIND = (6, 7)
+"""Bytes of the lead that hold 0, or 1 for a source package."""
+SOURCE_PACKAGE = 1106
+"""A tag of the main header."""
 REGION, SHA1_HEADER, LONG_ARCHIVE_SIZE, MD5, PAYLOAD_SIZE, RESERVED_SPACE = 62, 269, 271, 1004, 1007, 1008
 TYPES = {
     RSA_HEADER: BINARY,
@@ -52,10 +61,33 @@ INTRO = 16
 """Bytes of a header before its index, and of each entry of the index."""
 
 
+class _AnyKind(io.FileIO):
+    """A package whose lead does not tell source packages from others, as rpm's own reader asks the header alone."""
+
+    def readinto(self, buffer: "Buffer", /) -> int | None:
+        """See `io.RawIOBase`."""
+        start, count = self.tell(), super().readinto(buffer)
+        view = memoryview(buffer)
+        for place in KIND:
+            if start <= place < start + (count or 0):
+                view[place - start] = 0
+        return count
+
+
+def read_package(package: Path, what: str) -> Rpm:
+    """A package of either kind whose digests fit; raises SourceError."""
+    with BufferedReader(_AnyKind(package)) as file:
+        return read_rpm(cast("BufferedReader", file), what)
+
+
+def is_source(rpm: Rpm) -> bool:
+    """Whether it is a source package."""
+    return SOURCE_PACKAGE in rpm.header.index
+
+
 def main_header(package: Path) -> bytes:
     """What the signature of a package is over, from a package whose digests fit; raises SourceError."""
-    with package.open("rb") as file:
-        return _read(file, package)[0].header.raw
+    return read_package(package, package.name).header.raw
 
 
 def signature_of(package: Path) -> bytes | None:
@@ -75,8 +107,9 @@ def add_signature(unsigned: Path, signature: bytes, target: Path) -> None:
     """
     if not 0 < len(signature) <= MAX_SIGNATURE:
         raise SourceError(f"{unsigned.name}: a signature of {len(signature)} bytes, expected 1 to {MAX_SIGNATURE}")
+    rpm = read_package(unsigned, unsigned.name)
     with unsigned.open("rb") as file:
-        rpm, values, length = _read(file, unsigned)
+        values, length = _signature_header(file, unsigned.name)
         if RSA_HEADER in values:
             raise SourceError(f"{unsigned.name}: the package is signed already")
         header = _render({**values, RSA_HEADER: signature}, length)
@@ -85,12 +118,6 @@ def add_signature(unsigned: Path, signature: bytes, target: Path) -> None:
             out.write(file.read(LEAD_BYTES) + header + bytes(-len(header) % 8) + rpm.header.raw)
             file.seek(rpm.payload)
             shutil.copyfileobj(file, out, 1 << 20)
-
-
-def _read(file: BufferedReader, package: Path) -> tuple[Rpm, dict[int, bytes], int]:
-    """A package whose digests were checked, the values of its signature header, and that one's length in bytes."""
-    values, length = _signature_header(file, package.name)
-    return read_rpm(file, package.name), values, length
 
 
 def _signature_header(file: BufferedReader, what: str) -> tuple[dict[int, bytes], int]:

@@ -19,13 +19,13 @@ from pipeline.graph import Action, Ref, Work
 from pipeline.image.bundle import ALL, bundle_name
 from pipeline.inputs import Inputs
 from pipeline.model import PLATFORMS, Digest
-from pipeline.rpm.spec import REVISION, render_spec, rpm_version
+from pipeline.rpm.signatures import KEYS
+from pipeline.rpm.spec import REVISION, SPECS, render_spec, rpm_version
 from pipeline.sandbox import INPUTS, Mount, Sandbox
 
 NODE, IMAGES, RELEASE = "rfo", "rfo-images", "rfo-release"
 """Specs."""
 NODE_PACKAGES = ("rfo-common", "rfo-server", "rfo-agent")
-KEYS = "RPM-GPG-KEY-rfo"
 BUNDLE = ".tar.zst"
 ROLE = "packages"
 """The root that has rpmbuild and createrepo_c."""
@@ -145,7 +145,7 @@ def _files(release: Release, base: Base, spec: str, arch: str, *, source: bool =
 def _spec(given: Inputs, release: Release, name: str, arches: Sequence[str], *, source: bool = False) -> Spec:
     """The run for a spec; a package of one architecture knows nothing of the others."""
     base = given.roots.base
-    path = given.checkout / "rpm" / "specs" / f"{name}.spec"
+    path = given.checkout / SPECS / f"{name}.spec"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

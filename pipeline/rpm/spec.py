@@ -11,6 +11,8 @@ from pipeline.definitions import Release
 from pipeline.errors import DefinitionError
 from pipeline.model import PLATFORMS
 
+SPECS = "rpm/specs"
+"""Folder of a checkout that has them."""
 REVISION = "1"
 """Of a package (`Release:`, before `%{?dist}`): it is made once for each version."""
 _SOURCE = re.compile(r"^Source([0-9]+):\s+\S+\.linux-([a-z0-9]+)\.")

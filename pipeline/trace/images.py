@@ -96,9 +96,10 @@ def known_outputs(release: Published, layout: Layout, made: Planned) -> Outputs:
     for binary in release.manifest.binaries:
         name = f"build/{binary.unit}/{_arch(binary.platform)}"
         outputs.setdefault(name, {})[binary.name] = Output(Digest.parse(binary.digest), binary.size)
+    artifacts = {a.template: a for a in release.artifacts.values() if not a.name.startswith(BLOBS)}
     for action in made.graph.actions.values():
         for output, place in action.publish.items():
-            if artifact := release.artifacts.get(place):
+            if artifact := artifacts.get(place):
                 outputs.setdefault(action.name, {})[output] = Output(Digest.parse(artifact.digest), artifact.size)
     for build in layout.builds:
         image = f"image/{build.image.name}/{_arch(build.platform)}"
