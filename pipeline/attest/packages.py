@@ -180,10 +180,15 @@ def _prepare(folder: Path, wanted: Wanted, retired: Sequence[Certificate], secre
     """Make the next key's files; the one with certificates last, since it says that the others are whole."""
     for suffix in PRIVATE:  # of a call that was stopped: nothing was signed with them
         (folder / f"{NEXT}.{suffix}").unlink(missing_ok=True)
-    made = _commanded(folder, wanted) if wanted.command else _certified(folder, wanted, secret)
-    if made.public.fingerprint in {c.public.fingerprint for c in retired}:
-        raise UsageError(f"{made.public.fingerprint} is in {folder}/{CERTIFICATES} already", "give another key")
-    write_atomically(folder / f"{NEXT}.asc", armor_certificates([made, *retired]))
+    try:
+        made = _commanded(folder, wanted) if wanted.command else _certified(folder, wanted, secret)
+        if made.public.fingerprint in {c.public.fingerprint for c in retired}:
+            raise UsageError(f"{made.public.fingerprint} is in {folder}/{CERTIFICATES} already", "give another key")
+        write_atomically(folder / f"{NEXT}.asc", armor_certificates([made, *retired]))
+    except BaseException:
+        for suffix in PRIVATE:
+            (folder / f"{NEXT}.{suffix}").unlink(missing_ok=True)
+        raise
 
 
 def _put_in_force(folder: Path) -> list[Certificate]:
