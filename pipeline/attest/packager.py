@@ -21,11 +21,15 @@ from pipeline.base.repodata import check_xml, parse_repomd
 from pipeline.errors import SourceError, TrustError
 from pipeline.model import Digest
 from pipeline.rpm.package import is_source, read_package
+from pipeline.rpm.packages import IMAGES, NODE, NODE_PACKAGES, RELEASE
+from pipeline.rpm.spec import REVISION
 from pipeline.store import Store
 from pipeline.strict import Inside, Strict, parsed_by
 
-NAMES = ("rfo", "rfo-common", "rfo-server", "rfo-agent", "rfo-images", "rfo-release")
-SOURCES = ("src", "nosrc")
+NAMES = {False: (*NODE_PACKAGES, IMAGES, RELEASE), True: (NODE, IMAGES, RELEASE)}
+"""Of packages, and of source packages."""
+NO_SOURCE = 1051
+"""A tag of the main header: not all sources are in the package."""
 MAX_METADATA = 1 << 20
 """Bytes of an index, which names four files."""
 MAX_FILES = 4096
@@ -76,14 +80,13 @@ def _package(place: str, path: Path, version: str) -> bytes:
     rpm = read_package(path, place)
     if rpm.signatures:
         raise TrustError(f"{place} is signed already")
-    expected = rf"{re.escape(version.removeprefix('v'))}-1\.[a-z0-9]{{1,20}}"
-    if rpm.name not in NAMES or not version or not re.fullmatch(expected, rpm.evr):
-        raise TrustError(
-            f"{place} holds {rpm.name[:60]}-{rpm.evr[:60]}; expected a package of {version or 'a release'}"
-        )
-    name, file = f"{rpm.name}-{rpm.evr}", place.rpartition("/")[2]
-    if file not in {f"{name}.{kind}.rpm" for kind in (SOURCES if is_source(rpm) else (rpm.arch,))}:
-        raise TrustError(f"{place} holds what is called {name[:200]}")
+    arch = ("nosrc" if NO_SOURCE in rpm.header.index else "src") if is_source(rpm) else rpm.arch
+    expected = rf"{re.escape(version.removeprefix('v'))}-{REVISION}(\.[a-z0-9]{{1,20}})?"
+    if rpm.name not in NAMES[is_source(rpm)] or not version or not re.fullmatch(expected, rpm.evr):
+        found = f"{rpm.name[:60]}-{rpm.evr[:60]}.{arch[:20]}"
+        raise TrustError(f"{place} holds {found}; expected a package of {version or 'a release'}")
+    if place.rpartition("/")[2] != f"{rpm.name}-{rpm.evr}.{arch}.rpm":
+        raise TrustError(f"{place} holds {rpm.name}-{rpm.evr}.{arch[:20]}, which is called otherwise")
     return rpm.header.raw
 
 
