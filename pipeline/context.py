@@ -18,7 +18,7 @@ from pipeline.inputs import Inputs
 from pipeline.lock import BaseLock
 from pipeline.locking import LockedSources, make_sources, read_sources, write_sources
 from pipeline.model import PLATFORMS
-from pipeline.plan import Packs
+from pipeline.plan import NODE, Packs
 from pipeline.report.progress import Progress
 from pipeline.roots import Roots
 from pipeline.rpm.signatures import Signer
@@ -159,6 +159,11 @@ class Context:
         charts = [read_chart(self.checkout, name) for name in sorted(set(self.release.charts))]
         marker = f".{self.options.base}" if self.stand_in else ""
         return Packs(self.images, charts, f"{self.release.version.removeprefix('v')}{marker}", self.signer)
+
+    @cached_property
+    def packaged(self) -> bool:
+        """Whether the release has RPM packages, which are made of a node and its images."""
+        return bool(self.images) and any(u.component == NODE for u in self.all_units)
 
     @property
     def dist(self) -> Path:

@@ -101,7 +101,7 @@ def said(context: Context) -> str:
 
 def real_checkout(folder: Path) -> Path:
     """The repository's definitions and locks, apart from the repository."""
-    for name in ("charts", "components", "releases", "images"):
+    for name in ("charts", "components", "releases", "images", "rpm"):
         shutil.copytree(REPO / name, folder / name)
     return folder
 

@@ -71,9 +71,10 @@ def describe_inputs(context: Context, arch: str) -> dict[str, str]:
             path: [mode, str(Digest.of_bytes(data))]
             for path, (mode, data) in installed_files(context.checkout / "install").items()
         },
-        SPECS: str(tree_digest(context.checkout, SPECS)),
         "engine": str(code_digest(".")),
     }
+    if context.packaged:
+        facts[SPECS] = str(tree_digest(context.checkout, SPECS))
     return {name: str(Digest.of_bytes(canonical(fact))) for name, fact in facts.items()}
 
 
