@@ -3,16 +3,19 @@
 import hashlib
 import shutil
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine import HOST
+from engine import HOST, inputs
 from rpm_mirror import Key, make_key, run
-from rpm_packages import packages
+from rpm_packages import built, files, packages
 
 from pipeline.errors import SourceError
 from pipeline.rpm.package import add_signature, main_header, signature_of
+from pipeline.sandbox import INPUTS, Mount, Sandbox
+from pipeline.sandbox.bwrap import Bwrap
 
 LEAD, ENTRY = 96, 16
 EDITS: dict[str, Callable[[bytearray], object]] = {}
@@ -68,6 +71,43 @@ def test_the_bytes_are_those_of_rpmsign(unsigned: Path, by_rpmsign: Path, tmp_pa
     assert main_header(unsigned) == main_header(by_rpmsign)
     add_signature(unsigned, packet(by_rpmsign), tmp_path / "ours")
     assert (tmp_path / "ours").read_bytes() == by_rpmsign.read_bytes()
+
+
+@pytest.mark.parametrize("kind", [".nosrc.rpm", ".noarch.rpm"])
+def test_packages_of_every_kind_are_signed_alike(kind: str, key: Key, database: Path, tmp_path: Path) -> None:
+    package, theirs, ours = (
+        next(p for n, p in files(built()).items() if n.endswith(kind)),
+        tmp_path / "a",
+        tmp_path / "b",
+    )
+    shutil.copyfile(package, theirs)
+    key.sign_rpm(theirs)
+    add_signature(package, packet(theirs), ours)
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert accepted(database, ours)
+
+
+def test_the_rpm_of_the_base_accepts_it(by_rpmsign: Path, key: Key, tmp_path: Path) -> None:
+    """It has a newer rpm than the host, with another library for OpenPGP."""
+    (tmp_path / "key").write_bytes(key.public())
+    damaged = bytearray(by_rpmsign.read_bytes())
+    damaged[-30] ^= 1
+    (tmp_path / "damaged").write_bytes(damaged)
+    roots = inputs().roots
+    judge = "rpmkeys --dbpath /build/db --define '_pkgverify_level all' -K"
+    script = f"""rpmkeys --dbpath /build/db --import /rfo-in/key && {judge} /rfo-in/good || exit 7
+    ! {judge} /rfo-in/damaged && ! {judge} /rfo-in/unsigned"""
+    given = {"key": tmp_path / "key", "good": by_rpmsign, "damaged": tmp_path / "damaged"}
+    given["unsigned"] = next(p for n, p in packages(HOST).items() if n.startswith("rfo-agent"))
+    (tmp_path / "build").mkdir()
+    (tmp_path / "out").mkdir()
+    sandbox = Sandbox(
+        root=roots.path(roots.find("packages", HOST)), command=("sh", "-c", script), build=tmp_path / "build",
+        out=tmp_path / "out", mounts=tuple(Mount(path, f"{INPUTS}/{name}") for name, path in given.items()),
+    )  # fmt: skip
+    with (tmp_path / "log").open("w+b") as log:
+        usage = Bwrap().run(sandbox, log, threading.Event())
+    assert usage.status == 0, (tmp_path / "log").read_text()
 
 
 def test_what_is_signed_is_what_gpg_signs(unsigned: Path, key: Key, database: Path, tmp_path: Path) -> None:
