@@ -7,6 +7,7 @@ import argparse
 import atexit
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import yaml
 REPO = Path(__file__).parent.parent
 sys.path.insert(0, str(REPO))  # when it runs as a program
 
+from pipeline.attest.places import is_signature  # noqa: E402
 from pipeline.context import Context, Options, host_arch  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 from pipeline.graph import Action, Graph, Work  # noqa: E402
@@ -47,6 +49,7 @@ SMALL = "v1.0.0+rfor1"
 """The release of synthetic checkouts."""
 GO = "1.20.14"
 HOST = host_arch()
+SIGNATURE = re.compile(rb'"sig":"[^"]+"')
 ARCHES = ("amd64", "arm64", "riscv64")
 HELLO = """package main
 
@@ -180,6 +183,15 @@ def digests(context: Context) -> dict[str, str]:
     result = Result()
     Scheduler(context.store, Bwrap(), context.progress, 1, 1 << 30).replay(graph, result)
     return {f"{a}:{n}": str(o.digest) for a, made in sorted(result.outputs.items()) for n, o in sorted(made.items())}
+
+
+def contents(dist: Path) -> dict[str, str]:
+    """Digests of a release's files by place; of a signature's file without the signatures in it, which are random."""
+    found = {}
+    for path in sorted(p for p in dist.rglob("*") if p.is_file()):
+        name, data = path.relative_to(dist).as_posix(), path.read_bytes()
+        found[name] = str(Digest.of_bytes(SIGNATURE.sub(b"", data) if is_signature(name) else data))
+    return found
 
 
 def run_actions(store: Store, actions: Sequence[Action]) -> Result:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import VERSION, MemoryExecutor, action, writes
-from engine import HOST, SMALL, make_context, run_process, second_store
+from engine import HOST, SMALL, contents, make_context, run_process, second_store
 from test_store import DAMAGES, flip, in_namespace, replace_by_link
 
 from images import PLAIN, image_checkout
@@ -363,10 +363,6 @@ def test_after_everything_went_the_same_bytes_are_made_without_network(tmp_path:
         assert any(f"(layer.tar.gz of layer/minimal/{HOST})" in what for what in named)
         assert f"record of layer/minimal/{HOST}" in named
         assert f"root trees/{layers['minimal'].key.hex}" in named
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): str(Digest.of_file(p)) for p in folder.rglob("*") if p.is_file()}
 
 
 def roots_of(checkout: Path) -> Roots:

@@ -2,14 +2,38 @@
 
 import json
 import os
+import shlex
+import shutil
 import stat
 import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine import REPO, environment, fails
+from rpm_mirror import Key, make_key
 
-from pipeline.attest.keys import load_signing, new_key, read_id, read_public
+from pipeline.attest import packages
+from pipeline.attest.keys import PACKAGES, load_signing, new_key, read_id, read_public, write_private
+from pipeline.attest.openpgp import (
+    DAY,
+    Public,
+    armor_certificates,
+    certificate,
+    checked_packet,
+    read_certificates,
+)
+from pipeline.attest.packages import (
+    CERTIFICATES,
+    Wanted,
+    known_certificates,
+    load_packager,
+    new_packages_key,
+    rotate_packages_key,
+)
 from pipeline.errors import TrustError, UsageError
 from pipeline.verifier.openssl import PublicKey, read_key, verifies
 
@@ -141,5 +165,319 @@ def test_the_command_takes_a_passphrase_from_a_file_or_the_environment_and_print
 def test_a_mistake_makes_no_key(tmp_path: Path, arguments: list[str], status: int, reason: str) -> None:
     done = inv(tmp_path, *arguments)
     assert (done.returncode, "Traceback" in done.stderr) == (status, False)
+    assert reason in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# --- the key for packages
+
+MESSAGE = b"what is signed"
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a key for packages."""
+    folder = tmp_path_factory.mktemp("packages")
+    new_packages_key(folder, Wanted("RFO packages (test)"))
+    return folder
+
+
+@pytest.fixture
+def folder(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder; keys that come there are small, which are found sooner."""
+    monkeypatch.setattr(packages, "BITS", 2048)
+    return Path(shutil.copytree(first, tmp_path / "keys"))
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Key]:
+    """A key that GnuPG holds."""
+    place = Path(tempfile.mkdtemp(prefix="gpg"))
+    yield make_key(place / "key", "rsa3072")
+    subprocess.run(["gpgconf", "--homedir", place / "key", "--kill", "all"], check=False)
+    shutil.rmtree(place)
+
+
+def signs(folder: Path, passphrase: str = "") -> str:
+    """Whose key signs for packages, after it did; a fingerprint."""
+    packager = load_packager(folder, lambda _: passphrase)
+    public, now = packager.certificate.public, int(time.time())
+    assert checked_packet(packager.sign(MESSAGE, now), public, MESSAGE)[1] == now
+    return public.fingerprint
+
+
+def made_at(folder: Path, created: int, days: int = 0) -> None:
+    """Put a key there that was made at some time."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private = rsa.generate_private_key(65537, 2048)
+    numbers = private.public_key().public_numbers()
+    public = Public(numbers.n, numbers.e, created)
+    write_private(folder / "any.key", private, "")
+    key = subprocess.run(["openssl", "pkey", "-in", folder / "any.key", "-pubout"], check=True, stdout=subprocess.PIPE)
+    (folder / "pem").write_bytes(key.stdout)
+    command = ["openssl", "dgst", "-sha256", "-sign", str(folder / "any.key")]
+
+    def sign(message: bytes) -> bytes:
+        return subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True).stdout
+
+    found = read_certificates(certificate(public, sign, "Somebody", days))
+    (folder / CERTIFICATES).write_bytes(armor_certificates(found))
+    (folder / "any.key").rename(folder / "packages.key")
+
+
+def test_the_key_for_packages_is_kept_as_the_others_are(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    old = os.umask(0)
+    try:
+        made = new_packages_key(folder, Wanted("RFO packages", 30, "right"))
+    finally:
+        os.umask(old)
+    assert (mode(folder), mode(folder / "packages.key")) == (0o700, 0o600)
+    assert b"ENCRYPTED" in (folder / "packages.key").read_bytes()
+    assert sorted(p.name for p in folder.iterdir()) == ["packages.asc", "packages.key"]
+    assert (made.user_id, made.expires) == ("RFO packages", made.public.created + 30 * DAY)
+    assert signs(folder, "right") == made.public.fingerprint
+    assert "passphrase" in fails(lambda: signs(folder, "wrong")).hint
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert isinstance(fails(lambda: new_packages_key(folder, Wanted())), UsageError)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert isinstance(fails(lambda: new_key(PACKAGES, folder)), UsageError)
+    (folder / "packages.key").chmod(0o640)
+    assert "can be read by others" in fails(lambda: signs(folder, "right")).reason
+
+
+def test_a_private_key_belongs_to_the_first_certificate(folder: Path, tmp_path: Path) -> None:
+    new_packages_key(tmp_path / "other", Wanted())
+    shutil.copy(tmp_path / "other" / "packages.key", folder)
+    assert "does not belong" in fails(lambda: signs(folder)).reason
+    (folder / CERTIFICATES).write_bytes(b"nothing")
+    for call in (
+        lambda: signs(folder),
+        lambda: known_certificates(folder),
+        lambda: rotate_packages_key(folder, Wanted()),
+    ):
+        assert "does not hold the certificate of a key" in fails(call).reason
+    (folder / CERTIFICATES).unlink()
+    assert fails(lambda: signs(folder)).hint == "make one: ./inv keys new --role packages"
+    assert isinstance(fails(lambda: rotate_packages_key(folder, Wanted())), UsageError)
+
+
+def test_an_expired_key_and_one_of_the_future_sign_nothing(tmp_path: Path) -> None:
+    now = int(time.time())
+    made_at(tmp_path, now - 10 * DAY, 9)
+    assert "expired at" in fails(lambda: load_packager(tmp_path).sign(MESSAGE, now - 5 * DAY)).reason
+    made_at(tmp_path, now - 10 * DAY, 11)
+    packager = load_packager(tmp_path)
+    assert checked_packet(packager.sign(MESSAGE, now - 5 * DAY), packager.certificate.public, MESSAGE)
+    assert "before the key was made" in fails(lambda: packager.sign(MESSAGE, now - 11 * DAY)).reason
+    assert "expired at" in fails(lambda: packager.sign(MESSAGE, now + 2 * DAY)).reason
+    made_at(tmp_path, now + DAY)
+    assert "set the host's clock" in fails(lambda: load_packager(tmp_path).sign(MESSAGE, now + 2 * DAY)).hint
+
+
+def test_a_new_key_comes_first_and_the_old_certificate_stays(folder: Path) -> None:
+    old = signs(folder)
+    packet = load_packager(folder).sign(MESSAGE, int(time.time()))
+    private = (folder / "packages.key").read_bytes()
+    found = rotate_packages_key(folder, Wanted("", 0, "new"))
+    assert found == known_certificates(folder)
+    assert [c.public.fingerprint for c in found] == [signs(folder, "new"), old]
+    assert checked_packet(packet, found[1].public, MESSAGE)
+    assert (folder / f"packages-{old[:8]}.key").read_bytes() == private
+    assert mode(folder / f"packages-{old[:8]}.key") == 0o600
+    third = rotate_packages_key(folder, Wanted())
+    assert [c.public.fingerprint for c in third[1:]] == [c.public.fingerprint for c in found]
+    (last,) = rotate_packages_key(folder, Wanted(), keep=False)
+    assert signs(folder) == last.public.fingerprint
+    assert len(list(folder.glob("packages-*.key"))) == 3
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+import pipeline.attest.packages as packages
+place, rotates = Path(sys.argv[1]), sys.argv[2] == "rotate"
+packages.BITS = 2048  # which are found sooner
+write, private, rename = packages.write_atomically, packages.write_private, Path.rename
+count, done = 0, False
+while not done:
+    folder = place / str(count)
+    if rotates:
+        shutil.copytree(place / "start", folder)
+    def step():
+        (packages.rotate_packages_key if rotates else packages.new_packages_key)(folder, packages.Wanted())
+    child = os.fork()
+    if not child:
+        left = [count]
+        def killing(call):
+            def killed(*arguments):
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left[0] -= 1
+                return call(*arguments)
+            return killed
+        packages.write_atomically, packages.write_private = killing(write), killing(private)
+        Path.rename = killing(rename)
+        step()
+        os._exit(0)
+    done = os.waitpid(child, 0)[1] == 0
+    shutil.copytree(folder, place / f"{count}-killed")
+    if not done:
+        step()
+    count += 1
+print(count)
+"""
+
+
+@pytest.mark.parametrize("action", ["new", "rotate"])
+def test_a_change_that_is_killed_wherever_it_writes(action: str, folder: Path, tmp_path: Path) -> None:
+    """Signing goes on with the old key, or says that the same command is to be run; then there is the new key."""
+    place = tmp_path / "runs"
+    place.mkdir()
+    old = [signs(folder)] if action == "rotate" else []
+    folder.rename(place / "start")
+    run = [sys.executable, "-c", KILLED, str(place), action]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=REPO, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    count = int(done.stdout)
+    assert count > (5 if old else 4), "it was killed at every write"
+    for number in range(count):
+        new, *retired = known_certificates(place / str(number))
+        assert signs(place / str(number)) == new.public.fingerprint
+        assert [c.public.fingerprint for c in retired] == old
+        assert not list((place / str(number)).glob("packages-new*"))
+        assert len(list((place / str(number)).glob("packages-*.key"))) == len(old)
+        try:
+            assert signs(place / f"{number}-killed") in {*old, new.public.fingerprint}
+        except TrustError as error:
+            assert f"./inv keys {action} --role packages" in error.hint
+
+
+def test_a_key_of_a_signer_uri(folder: Path, tmp_path: Path) -> None:
+    old = signs(folder)
+    made_at(tmp_path, int(time.time()))
+    (tmp_path / "packages.key").rename(tmp_path / "module.pem")
+    wanted = Wanted("RFO packages", 100, uri=f"file2:{tmp_path}/module.pem", public=tmp_path / "pem")
+    new, retired = rotate_packages_key(folder, wanted)
+    assert (signs(folder), retired.public.fingerprint) == (new.public.fingerprint, old)
+    assert new.expires == new.public.created + 100 * DAY
+    assert not (folder / "packages.key").exists()
+    other = Wanted(uri=f"file2:{folder}/packages-{old[:8]}.key", public=tmp_path / "pem")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert isinstance(fails(lambda: rotate_packages_key(folder, other)), TrustError)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_key_that_a_command_signs_with(folder: Path, elsewhere: Key, tmp_path: Path) -> None:
+    old = signs(folder)
+    gpg = f"gpg --homedir {elsewhere.home} --batch --faked-system-time {{time}}! --digest-algo SHA256"
+    (tmp_path / "cert").write_bytes(elsewhere.public())
+    wanted = Wanted(command=f"{gpg} --detach-sign", public=tmp_path / "cert")
+    new, retired = rotate_packages_key(folder, wanted)
+    assert (new.public.fingerprint, retired.public.fingerprint) == (elsewhere.fingerprint, old)
+    assert signs(folder) == elsewhere.fingerprint
+    packager, now = load_packager(folder), int(time.time())
+    assert packager.sign(MESSAGE, now - DAY) == packager.sign(MESSAGE, now - DAY)
+    (folder / "packages.command").write_text(
+        "gpg --batch --digest-algo SHA256 --detach-sign --homedir " + str(elsewhere.home)
+    )
+    untimed = load_packager(folder)
+    assert checked_packet(untimed.sign(MESSAGE, now - DAY), new.public, MESSAGE)[1] >= now
+    assert "expected" in fails(lambda: untimed.sign(MESSAGE, now + DAY)).reason
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (
+            "{gpg} --faked-system-time 1700000000! --digest-algo SHA256 --comment {time} --detach-sign",
+            "signature of 2023-11-14",
+        ),
+        ("{gpg} --digest-algo SHA512 --detach-sign", "hash algorithm 10"),
+        ("{gpg} --digest-algo SHA256 --armor --detach-sign", "expected"),
+        ("{gpg} --digest-algo SHA256 --sign", "of indeterminate length"),
+        ("{other}", "it is by key"),
+        ("cat", "expected"),
+        ("sh -c 'head -c 100000 /dev/zero'", "expected"),
+        ("sh -c '{gpg} --digest-algo SHA256 --detach-sign < /dev/null'", "not a signature of"),
+        ("sh -c 'cat > /dev/null; exit 3'", "ended with status 3"),
+        ("true", "expected one OpenPGP signature packet"),
+        ("/no/such/program", "cannot be run"),
+        ("'", "is no command line"),
+        (" ", "is empty"),
+    ],
+)
+def test_what_a_command_gives_is_not_believed(
+    elsewhere: Key, first: Path, tmp_path: Path, line: str, reason: str
+) -> None:
+    (tmp_path / CERTIFICATES).write_bytes(elsewhere.public())
+    (tmp_path / "cert").write_bytes(elsewhere.public())
+    script = f"""
+import sys, time; sys.path.insert(0, {str(REPO)!r})
+from pathlib import Path
+from pipeline.attest.packages import load_packager
+packet = load_packager(Path({str(first)!r})).sign(sys.stdin.buffer.read(), int(time.time()))
+sys.stdout.buffer.write(packet)
+"""
+    gpg = f"gpg --homedir {elsewhere.home} --batch"
+    text = line.replace("{gpg}", gpg).replace("{other}", shlex.join([sys.executable, "-c", script]))
+    (tmp_path / "packages.command").write_text(text)
+    error = fails(lambda: load_packager(tmp_path).sign(MESSAGE, int(time.time()) - 60))
+    assert isinstance(error, TrustError)
+    assert reason in error.reason
+    empty, wanted = tmp_path / "empty", Wanted(command=text, public=tmp_path / "cert")
+    assert isinstance(fails(lambda: new_packages_key(empty, wanted)), TrustError | UsageError)
+    assert not list(empty.iterdir())
+
+
+def test_a_command_that_others_can_change_is_not_run(elsewhere: Key, tmp_path: Path) -> None:
+    (tmp_path / CERTIFICATES).write_bytes(elsewhere.public())
+    (tmp_path / "packages.command").write_text(f"touch {tmp_path}/ran")
+    (tmp_path / "packages.command").chmod(0o666)
+    assert "can be changed by others" in fails(lambda: load_packager(tmp_path)).reason
+    assert not (tmp_path / "ran").exists()
+
+
+def test_commands_about_the_key_for_packages(tmp_path: Path) -> None:
+    new_key("builder", tmp_path)
+    made = inv(tmp_path, "new", "--role", "packages", "--days", "100")
+    assert made.returncode == 0, made.stderr
+    (first,) = known_certificates(tmp_path)
+    assert f"{first.public.fingerprint}  RFO packages, expires" in made.stdout
+    rotated = inv(tmp_path, "rotate", "--role", "packages", "--id", "Somebody", "--json", **{VARIABLE: "right"})
+    assert rotated.returncode == 0, rotated.stderr
+    second = known_certificates(tmp_path)[0]
+    both = [second.public.fingerprint, first.public.fingerprint]
+    assert json.loads(rotated.stdout) == {"role": "packages", "keyids": both, "folder": str(tmp_path)}
+    assert signs(tmp_path, "right") == both[0]
+    shown = json.loads(inv(tmp_path, "show", "--json").stdout)
+    old = f"packages-{both[1][:8]}"
+    assert [entry["role"] for entry in shown] == ["builder", "packages", old]
+    assert shown[1] == {"role": "packages", "keyid": both[0], "id": "Somebody", "private": True, "expires": None}
+    listed = inv(tmp_path, "show").stdout
+    assert f"{both[0]}  Somebody, does not expire" in listed
+    assert f"{both[1]}  RFO packages, expires 20" in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        (["rotate", "--role", "packages"], 2, "there is no key for packages"),
+        (["rotate", "--role", "builder"], 2, "is replaced with the trust root"),
+        (["new", "--role", "builder", "--days", "3"], 2, "are for packages"),
+        (["new", "--role", "packages", "--days", "-3"], 2, "expected 1 to 36500"),
+        (["new", "--role", "packages", "--id", "a\x1b[2Jb"], 2, "is no name for a key"),
+        (["new", "--role", "packages", "--public", "x"], 2, "--public goes with"),
+        (["new", "--role", "packages", "--command", "x"], 2, "--public goes with"),
+        (["new", "--role", "packages", "--uri", "x", "--public", "/nowhere"], 10, "No such file"),
+        (["new", "--role", "packages", "--uri", "x", "--public", __file__], 10, "is no public key in PEM"),
+        (["new", "--role", "packages", "--command", "x", "--public", __file__], 10, "does not hold the certificate"),
+        (["new", "--role", "packages", "--without-old"], 2, "is for rotate"),
+    ],
+)
+def test_a_mistake_makes_no_key_for_packages(tmp_path: Path, arguments: list[str], status: int, reason: str) -> None:
+    done = inv(tmp_path, *arguments)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert reason in done.stderr
     assert not list(tmp_path.iterdir())

@@ -194,8 +194,8 @@ def checked_packet(packet: bytes, public: Public, message: bytes) -> tuple[bytes
         raise ValueError("expected one OpenPGP signature packet")
     parsed = _read_signature(found[0][1])
     if (parsed.kind, parsed.algorithm) != (_OVER_BYTES, _SHA256):
-        found = f"its type is 0x{parsed.kind:02x}, its hash algorithm {parsed.algorithm}"
-        raise ValueError(f"{found}; expected 0x00, a detached signature of binary data, and 8, SHA-256")
+        form = f"its type is 0x{parsed.kind:02x}, its hash algorithm {parsed.algorithm}"
+        raise ValueError(f"{form}; expected 0x00, a detached signature of binary data, and 8, SHA-256")
     if not parsed.issuers or not _is_by(parsed, public):
         raise ValueError(f"it is by key {' or '.join(parsed.issuers) or '(unknown)'}; expected {public.fingerprint}")
     if other := (set(parsed.hashed) - _HASHED) | (set(parsed.unhashed) - {_ISSUER, _FINGERPRINT}):

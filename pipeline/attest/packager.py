@@ -54,6 +54,14 @@ class Request(Strict):
     version: str = ""
     """Of the packages; there may be none."""
 
+    @classmethod
+    def read(cls, text: bytes) -> "Request":
+        """From JSON. Raises TrustError."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise TrustError(f"the signer was asked for something it does not understand: {error}") from error
+
 
 def sign(request: Request) -> dict[str, Any]:
     """The signatures of what was asked for, if all of it can be signed. Raises PipelineError."""
@@ -108,16 +116,9 @@ def _index(place: str, path: Path) -> bytes:
     return data
 
 
-def _read(text: bytes) -> Request:
-    try:
-        return Request.model_validate_json(text)
-    except ValidationError as error:
-        raise TrustError(f"the signer was asked for something it does not understand: {error}") from error
-
-
 def main() -> int:
     """Answer one request; returns the exit status."""
-    return serve(lambda data: sign(_read(data)))
+    return serve(lambda data: sign(Request.read(data)))
 
 
 if __name__ == "__main__":
