@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from engine import ARCHES, BASE, REPO, SMALL, make_context, write_checkout
+from engine import ARCHES, BASE, REPO, SMALL, lock_small, make_context, write_checkout
 
 from pipeline.context import Context
 from pipeline.release import release
@@ -69,6 +69,27 @@ def add_chart(folder: Path) -> Path:
     return folder
 
 
+def add_node(folder: Path) -> Path:
+    """Give a checkout with images a node, so that its release has a tarball and packages."""
+    source = folder / "components" / "rfo" / "src"
+    source.mkdir(parents=True)
+    (source / "main.go").write_text(MAIN)
+    (source / "go.mod").write_text("module example.org/rfo\n\ngo 1.20\n")
+    node = {
+        "name": "rfo", "source": {"tree": "components/rfo/src"},
+        "build": [{"binaries": {"rfo": "."}, "stamp": {"main.version": "{release}"}}],
+        "smoke": {"rfo": {"args": [], "prints": "hello {release}"}},
+    }  # fmt: skip
+    (source.parent / "component.yaml").write_text(yaml.safe_dump(COMPONENT | node))
+    for name in ("install", "rpm"):
+        shutil.copytree(REPO / name, folder / name, dirs_exist_ok=True)
+    path = folder / "releases" / SMALL / "release.yaml"
+    release = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(release | {"components": release["components"] | {"rfo": {}}}))
+    lock_small(folder)
+    return folder
+
+
 def image_checkout(folder: Path, *recipes: dict[str, Any], files: dict[str, str] | None = None, **more: Any) -> Path:
     """A checkout whose release has the images `recipes`; `more` is merged over the release."""
     chosen = recipes or (PLAIN, TOOLS, EMPTY)
@@ -87,4 +108,16 @@ def made(folder: Path) -> Context:
     return context
 
 
-__all__ = ["BASE", "CHART", "EMPTY", "MAIN", "PLAIN", "REPO", "TOOLS", "add_chart", "image_checkout", "made"]
+__all__ = [
+    "BASE",
+    "CHART",
+    "EMPTY",
+    "MAIN",
+    "PLAIN",
+    "REPO",
+    "TOOLS",
+    "add_chart",
+    "add_node",
+    "image_checkout",
+    "made",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine import environment, fails, shared_store
 
-from images import add_chart, image_checkout, made
+from images import add_chart, add_node, image_checkout, made
 from pipeline.accept import judge
 from pipeline.attest.root import newest_root, trust_folder
 from pipeline.errors import TrustError
@@ -21,13 +21,14 @@ from pipeline.verifier.verify import Options
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A promoted release with images and a chart, on a trust root that the first run made."""
-    context = made(add_chart(image_checkout(tmp_path_factory.mktemp("chain"))))
+    """A promoted release with images, a chart and packages, on a trust root that the first run made."""
+    context = made(add_node(add_chart(image_checkout(tmp_path_factory.mktemp("chain")))))
     early = fails(lambda: promote(context.dist, Progress(stream=StringIO())))
     assert isinstance(early, TrustError) and "./inv rebuild --from" in early.hint
     with environment(RFO_STORE=str(shared_store().root)):
         proof = rebuild(Asked(context.dist), Progress(stream=StringIO()), context.checkout)
     assert not proof.failed
+    assert {"package", "repository"} <= {j.kind for j in proof.judged}
     done = promote(context.dist, Progress(stream=StringIO()))
     assert done.development and "provenance/release/release.sigstore.json" in done.written
     return context.dist
@@ -39,7 +40,7 @@ def test_what_was_promoted_is_accepted(released: Path) -> None:
     assert all(
         row.builders and row.rebuilders
         for row in report.rows
-        if row.item.kind in ("binary", "image", "chart", "bundle")
+        if row.item.kind in ("binary", "image", "chart", "bundle", "tarball", "rpm")
     )
 
 

@@ -101,7 +101,8 @@ class Prover:
         """A checkout without what is not tracked, and a store that holds pins only."""
         context, checkout, store = self.context, folder / "checkout", folder / "store"
         (folder / "dist").mkdir()
-        trees = {"install", *([SPECS] if context.packaged else []), *(u.source.tree for u in context.all_units if u.source.tree)}
+        trees = {"install", *(u.source.tree for u in context.all_units if u.source.tree)}
+        trees |= {SPECS} if context.packaged else set()
         trees |= {f"{CHARTS}/{chart.name}" for chart in context.packs.charts}
         for copied in (ENGINE, *(context.checkout / name for name in DEFINITIONS)):
             ignored = shutil.ignore_patterns("__pycache__", ".*")
