@@ -264,6 +264,17 @@ def test_specs_are_good_by_themselves(by_hand: Path) -> None:
         assert without == mine
 
 
+def test_the_distributions_own_scriptlets_are_used_where_there_are_any() -> None:
+    names = ("post", "preun", "postun")
+    own = [word for name in names for word in ("--define", f"systemd_{name}() {name}-of-systemd %{{?*}}")]
+    spec = run("rpmspec", "-P", "--target", "x86_64-linux", *own, REPO / "rpm/specs/rfo.spec")
+    for service in ("server", "agent"):
+        for name in names:
+            assert re.search(rf"^%{name} +{service}\n{name}-of-systemd rfo-{service}\.service$", spec, re.MULTILINE)
+    assert "systemctl" not in spec
+    assert "systemctl" in run("rpmspec", "-P", "--target", "x86_64-linux", REPO / "rpm/specs/rfo.spec")
+
+
 # --- rendering
 
 
