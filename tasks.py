@@ -15,6 +15,7 @@ from pipeline.cli import (
     keying,
     making,
     proving,
+    repository,
     sharing,
     trusting,
 )
@@ -32,6 +33,7 @@ _TASKS: list[Callable[..., Any]] = [
     keying.keys,
     sharing.push,
     sharing.mirror,
+    repository.repo,
     defining.new_release,
     keeping.gc,
     keeping.store,

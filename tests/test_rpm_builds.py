@@ -5,12 +5,14 @@ import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import solv
 import yaml
-from engine import ARCHES, BASE, HOST, REPO
+from engine import ARCHES, BASE, HOST, REPO, inputs
 from rpm_mirror import run
 from rpm_packages import (
     BUNDLE,
@@ -58,7 +60,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_other_circumstances_make_the_same_bytes(tmp_path: Path) -> None:
     usual = built()
-    setting = circumstances(v for v in variations() if v.name != "clock").setting
+    roots = inputs().roots
+    clock = next(roots.path(roots.find("engine", HOST)).rglob("libfaketime.so.1"))
+    setting = replace(circumstances(variations()).setting, clock_library=clock)
     other = built_otherwise(Store(tmp_path), setting)
     assert not other.failures, [f.error.render() for f in other.failures]
     assert other.outputs == usual.outputs
@@ -120,6 +124,36 @@ def test_packages_of_one_release_need_each_other() -> None:
         assert f"rfo-common = {EVR}" in needs[name]
     assert any(line.startswith("systemd ") for line in needs["rfo-server"])
     assert any(line.startswith("util-linux ") for line in needs["rfo-common"])
+
+
+def unsolvable(arch: str, base: Iterable[str], tmp_path: Path) -> list[str]:
+    """What keeps the packages of an architecture from being installed on a system of `base`, by libsolv."""
+    pool = solv.Pool()
+    pool.setdisttype(solv.Pool.DISTTYPE_RPM)
+    pool.setarch(PLATFORMS[arch].rpm_arch)
+    ours, system = pool.add_repo("rfo"), pool.add_repo("base")
+    primary = tmp_path / f"{arch}.xml"
+    primary.write_bytes(gzip.decompress(files(built(), f"repository/{arch}")["primary.xml.gz"].read_bytes()))
+    assert ours.add_rpmmd(solv.xfopen(str(primary)), None, 0)
+    for name in base:
+        package = system.add_solvable()
+        package.name, package.evr, package.arch = name, "1-1", "noarch"
+        package.add_deparray(solv.SOLVABLE_PROVIDES, pool.rel2id(package.nameid, package.evrid, solv.REL_EQ))
+    pool.createwhatprovides()
+    jobs = [pool.Job(solv.Job.SOLVER_INSTALL | solv.Job.SOLVER_SOLVABLE, s.id) for s in ours.solvables]
+    assert len(jobs) == 5
+    solver = pool.Solver()  # which must outlive what it says
+    rules = [rule for problem in solver.solve(jobs) for rule in problem.findallproblemrules()]
+    return [info.problemstr() for rule in rules for info in rule.allinfos()]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_nothing_is_needed_but_the_base(arch: str, tmp_path: Path) -> None:
+    """The names are those of openEuler's packages."""
+    base = {"/bin/sh", "coreutils", "findutils", "gawk", "grep", "kmod", "sed", "systemd", "util-linux"}
+    assert unsolvable(arch, base, tmp_path) == []
+    for name in base:
+        assert any(f"nothing provides {name} needed by" in p for p in unsolvable(arch, base - {name}, tmp_path)), name
 
 
 def test_units_start_the_packaged_program(installed: Path, tmp_path: Path) -> None:
@@ -228,6 +262,17 @@ def test_specs_are_good_by_themselves(by_hand: Path) -> None:
         without = [re.sub(r"^(/usr/share/licenses/rfo-common)\S*?(?=[/ ])", r"\1", x) for x in lines(path, form)]
         mine = [re.sub(r"^(/usr/share/licenses/rfo-common)\S*?(?=[/ ])", r"\1", x) for x in lines(ours[name], form)]
         assert without == mine
+
+
+def test_the_distributions_own_scriptlets_are_used_where_there_are_any() -> None:
+    names = ("post", "preun", "postun")
+    own = [word for name in names for word in ("--define", f"systemd_{name}() {name}-of-systemd %{{?*}}")]
+    spec = run("rpmspec", "-P", "--target", "x86_64-linux", *own, REPO / "rpm/specs/rfo.spec")
+    for service in ("server", "agent"):
+        for name in names:
+            assert re.search(rf"^%{name} +{service}\n{name}-of-systemd rfo-{service}\.service$", spec, re.MULTILINE)
+    assert "systemctl" not in spec
+    assert "systemctl" in run("rpmspec", "-P", "--target", "x86_64-linux", REPO / "rpm/specs/rfo.spec")
 
 
 # --- rendering

@@ -39,9 +39,9 @@ def lock(base: Base, arches: Sequence[str], host: str, *, origin: str | None, wo
     packages: list[Package] = []
     suites: list[Suite] = []
     missing: list[tuple[str, str]] = []
-    with _mirror(base, origin) as mirror:
+    with open_mirror(base, origin) as mirror:
         for arch, roots in sorted(wanted.items()):
-            repositories = _repositories(base, arch, mirror)
+            repositories = repositories_of(base, arch, mirror)
             resolver = Resolver(repositories, mirror, platform(arch).rpm_arch, work / arch)
             try:
                 resolved = [p for name, recipe in roots for p in _resolve(resolver, name, recipe, arch)]
@@ -62,7 +62,7 @@ def fetch(base: Base, packages: Iterable[Package], *, origin: str | None, work: 
     # The same file may be in several roots.
     wanted = list({(p.digest, p.root == rootfs.ROLE): p for p in packages}.values())
     problems: list[PipelineError] = []
-    with _mirror(base, origin) as mirror:
+    with open_mirror(base, origin) as mirror:
         keys = {arch: _keys(base, arch, mirror) for arch in sorted({p.arch for p in wanted})}
 
         def get(package: Package) -> Path | PipelineError:
@@ -115,7 +115,8 @@ def _refuse_unsupported(base: Base, arches: Sequence[str], host: str) -> None:
         )
 
 
-def _mirror(base: Base, origin: str | None) -> Mirror:
+def open_mirror(base: Base, origin: str | None) -> Mirror:
+    """The mirror of a base, or the one at `origin`. Raises DefinitionError, UsageError."""
     if origin is None and not base.origin.startswith("https://"):
         raise DefinitionError(f"base {base.name}: key origin: expected an https:// URL, found {base.origin!r}")
     return Mirror(origin or base.origin)
@@ -128,7 +129,8 @@ def _keys(base: Base, arch: str, mirror: Mirror) -> Keyring:
     return read_keys(mirror, RootedPath.parse(path).relative, base.keys)
 
 
-def _repositories(base: Base, arch: str, mirror: Mirror) -> list[Repository]:
+def repositories_of(base: Base, arch: str, mirror: Mirror) -> list[Repository]:
+    """The repositories of a base for an architecture, their signatures checked. Raises SourceError, NetworkError."""
     keys = _keys(base, arch, mirror)
     rpm_arch = platform(arch).rpm_arch
     names = base.suites[arch]
