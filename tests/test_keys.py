@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import REPO, environment, fails
+from engine import REPO, environment, fails, make_context, said
 from rpm_mirror import Key, make_key
 
-from pipeline.attest import packages
+from pipeline.attest import succession
 from pipeline.attest.keys import PACKAGES, load_signing, new_key, read_id, read_public, write_private
 from pipeline.attest.openpgp import (
     DAY,
@@ -26,11 +26,11 @@ from pipeline.attest.openpgp import (
     checked_packet,
     read_certificates,
 )
-from pipeline.attest.packages import (
-    CERTIFICATES,
+from pipeline.attest.packages import CERTIFICATES, have_packages_key, known_certificates, load_packager
+from pipeline.attest.succession import (
     Wanted,
-    known_certificates,
-    load_packager,
+    announce_packages_key,
+    announced,
     new_packages_key,
     rotate_packages_key,
 )
@@ -185,7 +185,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of that folder; keys that come there are small, which are found sooner."""
-    monkeypatch.setattr(packages, "BITS", 2048)
+    monkeypatch.setattr(succession, "BITS", 2048)
     return Path(shutil.copytree(first, tmp_path / "keys"))
 
 
@@ -293,32 +293,46 @@ def test_a_new_key_comes_first_and_the_old_certificate_stays(folder: Path) -> No
     assert len(list(folder.glob("packages-*.key"))) == 3
 
 
+def test_a_key_that_was_announced_is_known_before_it_signs(folder: Path) -> None:
+    old = signs(folder)
+    current, following = announce_packages_key(folder, Wanted("Next", 20, "next"))
+    assert known_certificates(folder) == [current, following]
+    assert (signs(folder), announced(folder)) == (old, following)
+    assert announce_packages_key(folder, Wanted("Another")) == [current, following], "there is one"
+    assert rotate_packages_key(folder, Wanted("Another")) == [following, current]
+    assert signs(folder, "next") == following.public.fingerprint
+    assert (following.user_id, announced(folder)) == ("Next", None)
+    third = announce_packages_key(folder, Wanted())[1]
+    assert [c.public for c in known_certificates(folder)] == [following.public, third.public, current.public]
+    assert rotate_packages_key(folder, Wanted(), keep=False) == [third]
+
+
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-import pipeline.attest.packages as packages
-place, rotates = Path(sys.argv[1]), sys.argv[2] == "rotate"
-packages.BITS = 2048  # which are found sooner
-write, private, rename = packages.write_atomically, packages.write_private, Path.rename
+import pipeline.attest.succession as succession
+place, action = Path(sys.argv[1]), sys.argv[2]
+succession.BITS = 2048  # which are found sooner
+write, private, rename, unlink = succession.write_atomically, succession.write_private, Path.rename, Path.unlink
 count, done = 0, False
 while not done:
     folder = place / str(count)
-    if rotates:
+    if action != "new":
         shutil.copytree(place / "start", folder)
     def step():
-        (packages.rotate_packages_key if rotates else packages.new_packages_key)(folder, packages.Wanted())
+        getattr(succession, f"{action}_packages_key")(folder, succession.Wanted())
     child = os.fork()
     if not child:
         left = [count]
         def killing(call):
-            def killed(*arguments):
+            def killed(*arguments, **options):
                 if not left[0]:
                     os.kill(os.getpid(), signal.SIGKILL)
                 left[0] -= 1
-                return call(*arguments)
+                return call(*arguments, **options)
             return killed
-        packages.write_atomically, packages.write_private = killing(write), killing(private)
-        Path.rename = killing(rename)
+        succession.write_atomically, succession.write_private = killing(write), killing(private)
+        Path.rename, Path.unlink = killing(rename), killing(unlink)
         step()
         os._exit(0)
     done = os.waitpid(child, 0)[1] == 0
@@ -330,28 +344,31 @@ print(count)
 """
 
 
-@pytest.mark.parametrize("action", ["new", "rotate"])
+@pytest.mark.parametrize("action", ["new", "rotate", "announce", "rotate what was announced"])
 def test_a_change_that_is_killed_wherever_it_writes(action: str, folder: Path, tmp_path: Path) -> None:
     """Signing goes on with the old key, or says that the same command is to be run; then there is the new key."""
-    place = tmp_path / "runs"
+    place, verb = tmp_path / "runs", action.split(maxsplit=1)[0]
     place.mkdir()
-    old = [signs(folder)] if action == "rotate" else []
+    old = [] if verb == "new" else [signs(folder)]
+    if action != verb:
+        announce_packages_key(folder, Wanted())
     folder.rename(place / "start")
-    run = [sys.executable, "-c", KILLED, str(place), action]
+    run = [sys.executable, "-c", KILLED, str(place), verb]
     done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=REPO, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     count = int(done.stdout)
-    assert count > (5 if old else 4), "it was killed at every write"
+    assert count > 4, "it was killed at every write"
     for number in range(count):
-        new, *retired = known_certificates(place / str(number))
-        assert signs(place / str(number)) == new.public.fingerprint
-        assert [c.public.fingerprint for c in retired] == old
-        assert not list((place / str(number)).glob("packages-new*"))
-        assert len(list((place / str(number)).glob("packages-*.key"))) == len(old)
+        after, killed = place / str(number), place / f"{number}-killed"
+        known = [c.public.fingerprint for c in known_certificates(after)]
+        assert signs(after) == (old[0] if verb == "announce" else known[0])
+        assert (known[0:1] if verb == "announce" else known[1:]) == old
+        assert len(known) == len(old) + 1
+        assert len(list(after.glob("packages-*"))) == {"new": 0, "rotate": 1, "announce": 2}[verb]
         try:
-            assert signs(place / f"{number}-killed") in {*old, new.public.fingerprint}
+            assert signs(killed) in {*old, known[0]}
         except TrustError as error:
-            assert f"./inv keys {action} --role packages" in error.hint
+            assert f"./inv keys {verb} --role packages" in error.hint
 
 
 def test_a_key_of_a_signer_uri(folder: Path, tmp_path: Path) -> None:
@@ -439,15 +456,37 @@ def test_a_command_that_others_can_change_is_not_run(elsewhere: Key, tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_first_run_makes_a_key_for_development(tmp_path: Path) -> None:
+    context = make_context(REPO)
+    keys, other = tmp_path / "keys", tmp_path / "other"
+    new_key("builder", other)
+    with environment(RFO_KEYS=str(keys), RFO_TRUST=str(tmp_path / "trust")):
+        have_packages_key(context)
+        assert "made a DEVELOPMENT trust root" in said(context)
+        assert (keys / "builder.pub").is_file()
+        assert [c.user_id for c in known_certificates(keys)] == ["RFO packages (development)"]
+        before = (keys / CERTIFICATES).read_bytes()
+        have_packages_key(context)
+        assert (keys / CERTIFICATES).read_bytes() == before
+    with environment(RFO_KEYS=str(other), RFO_TRUST=str(tmp_path / "none")):
+        have_packages_key(context)
+        assert f"made a DEVELOPMENT key for packages in {other}" in said(context)
+        assert sorted(p.name for p in other.iterdir()) == ["builder.key", "builder.pub", "packages.asc", "packages.key"]
+    assert not (tmp_path / "none").exists()
+
+
 def test_commands_about_the_key_for_packages(tmp_path: Path) -> None:
     new_key("builder", tmp_path)
     made = inv(tmp_path, "new", "--role", "packages", "--days", "100")
     assert made.returncode == 0, made.stderr
     (first,) = known_certificates(tmp_path)
     assert f"{first.public.fingerprint}  RFO packages, expires" in made.stdout
-    rotated = inv(tmp_path, "rotate", "--role", "packages", "--id", "Somebody", "--json", **{VARIABLE: "right"})
+    nexts = inv(tmp_path, "announce", "--role", "packages", "--id", "Somebody", **{VARIABLE: "right"})
+    second = known_certificates(tmp_path)[1]
+    assert f"{second.public.fingerprint}  Somebody, does not expire: signs next" in nexts.stdout
+    assert "packages-next" in inv(tmp_path, "show").stdout
+    rotated = inv(tmp_path, "rotate", "--role", "packages", "--json")
     assert rotated.returncode == 0, rotated.stderr
-    second = known_certificates(tmp_path)[0]
     both = [second.public.fingerprint, first.public.fingerprint]
     assert json.loads(rotated.stdout) == {"role": "packages", "keyids": both, "folder": str(tmp_path)}
     assert signs(tmp_path, "right") == both[0]

@@ -24,15 +24,8 @@ from pipeline.attest.openpgp import (
     read_certificates,
     signature,
 )
-from pipeline.attest.packages import (
-    CERTIFICATES,
-    Packager,
-    Wanted,
-    known_certificates,
-    load_packager,
-    new_packages_key,
-    rotate_packages_key,
-)
+from pipeline.attest.packages import CERTIFICATES, Packager, known_certificates, load_packager
+from pipeline.attest.succession import Wanted, new_packages_key, rotate_packages_key
 from pipeline.base.openpgp import Keyring
 from pipeline.errors import SourceError
 from pipeline.process import find_program

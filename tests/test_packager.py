@@ -17,7 +17,8 @@ from test_openpgp import Gpg, rpm, written
 
 from pipeline.attest.openpgp import SIGNATURE, armor
 from pipeline.attest.packager import Request, sign
-from pipeline.attest.packages import CERTIFICATES, Wanted, load_packager, new_packages_key
+from pipeline.attest.packages import CERTIFICATES, load_packager
+from pipeline.attest.succession import Wanted, new_packages_key
 from pipeline.attest.talk import ask
 from pipeline.errors import PipelineError, SourceError, TrustError
 from pipeline.model import Digest

@@ -7,13 +7,13 @@ from invoke.tasks import task
 
 from pipeline.cli.common import DEBUG, reporting
 
-ACTIONS = ("new", "show", "rotate")
+ACTIONS = ("new", "show", "announce", "rotate")
 
 
 @task(
     positional=["action"],
     help={
-        "action": "new: make a key; show: list public keys; rotate: another key for packages in place of the old one.",
+        "action": "new: make a key; show: list public keys; announce: make the next key for packages; rotate: use it.",
         "role": "Whose: builder, rebuilder, release, root-1 to root-3, targets, snapshot, timestamp, charts, packages.",
         "folder": "Where keys are (default: RFO_KEYS, else ~/.config/rfo/keys).",
         "id": "Builder id to sign under, a URI that the policy binds to the key; of charts and packages: a name.",
@@ -44,7 +44,7 @@ def keys(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Make a signing key (new), list the public ones (show), or replace that of packages (rotate)."""
+    """Make a signing key (new), list the public ones (show), replace that of packages (announce, rotate)."""
     from pathlib import Path
 
     from pipeline.attest.keys import PACKAGES, keys_folder
@@ -64,7 +64,7 @@ def keys(
             _packages(action, place, given, lock, keep=not without_old, as_json=json)
         elif days or uri or command or public or without_old:
             raise UsageError("--days, --uri, --command, --public and --without-old are for packages", "--role packages")
-        elif action == "rotate":
+        elif action != "new":
             raise UsageError(
                 f"the key of {role[:60]} is replaced with the trust root", "./inv trust rotate --role ROLE"
             )
@@ -100,7 +100,8 @@ def _packages(action: str, folder: Any, given: dict[str, Any], passphrase: str, 
     import json
     from pathlib import Path
 
-    from pipeline.attest.packages import CERTIFICATES, Wanted, new_packages_key, rotate_packages_key
+    from pipeline.attest.packages import CERTIFICATES
+    from pipeline.attest.succession import Wanted, announce_packages_key, new_packages_key, rotate_packages_key
     from pipeline.errors import UsageError
 
     if given["uri"] and given["command"]:
@@ -109,22 +110,24 @@ def _packages(action: str, folder: Any, given: dict[str, Any], passphrase: str, 
         raise UsageError("--public goes with --uri or --command, and they with it")
     public = Path(given["public"]).absolute() if given["public"] else None
     wanted = Wanted(given["id"], given["days"], passphrase, given["uri"], given["command"], public)
+    if not keep and action != "rotate":
+        raise UsageError("--without-old is for rotate", "./inv keys rotate --role packages --without-old")
     if action == "rotate":
         found = rotate_packages_key(folder, wanted, keep=keep)
-    elif keep:
-        found = [new_packages_key(folder, wanted)]
+    elif action == "announce":
+        found = announce_packages_key(folder, wanted)
     else:
-        raise UsageError("--without-old is for rotate", "./inv keys rotate --role packages --without-old")
+        found = [new_packages_key(folder, wanted)]
     if as_json:
         print(json.dumps({"role": "packages", "keyids": [c.public.fingerprint for c in found], "folder": str(folder)}))
         return
-    new, *retired = found
-    print(f"packages  {new.public.fingerprint}  {new.user_id}, {_expiry(new.expires)}")
-    print(f"  public   {folder}/{CERTIFICATES}: RPM-GPG-KEY-rfo of releases from now on")
-    for old in retired:
-        print(f"  with     {old.public.fingerprint}, which verifies what it signed before")
+    print(f"{folder}/{CERTIFICATES}, RPM-GPG-KEY-rfo of releases from now on:")
+    for number, known in enumerate(found):
+        signs = "signs next" if action == "announce" and number == 1 else "verifies what it signed"
+        says = "signs" if not number else signs
+        print(f"  {known.public.fingerprint}  {known.user_id}, {_expiry(known.expires)}: {says}")
     if public is None and not passphrase:
-        print("  it has no passphrase: whoever reads the file can sign")
+        print("  the new key has no passphrase: whoever reads its file can sign")
 
 
 def _show(folder: Any, *, as_json: bool) -> None:
@@ -154,11 +157,14 @@ def _show(folder: Any, *, as_json: bool) -> None:
 
 def _show_packages(folder: Any) -> list[dict[str, Any]]:
     """The certificates of packages: the one that signs, and those before it."""
-    from pipeline.attest.packages import PRIVATE, known_certificates
+    from pipeline.attest.packages import NEXT, PRIVATE, known_certificates
+    from pipeline.attest.succession import announced
 
     shown: list[dict[str, Any]] = []
+    following = announced(folder)
     for found in known_certificates(folder):
-        aside = f"packages-{found.public.fingerprint[:8]}" if shown else "packages"
+        behind = NEXT if found == following else f"packages-{found.public.fingerprint[:8]}"
+        aside = behind if shown else "packages"
         shown.append(
             {
                 "role": aside,

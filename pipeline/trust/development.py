@@ -77,7 +77,8 @@ def make_chart_key(folder: Path) -> None:
 
 def make_packages_key(folder: Path) -> bool:
     """Make the key for packages if there is none; returns whether it did."""
-    from pipeline.attest.packages import CERTIFICATES, USER_ID, Wanted, new_packages_key
+    from pipeline.attest.packages import CERTIFICATES
+    from pipeline.attest.succession import USER_ID, Wanted, new_packages_key
 
     if (folder / CERTIFICATES).exists():
         return False
