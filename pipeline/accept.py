@@ -6,7 +6,7 @@ The same code judges as in `rfo-verify`; here alone the engine's dependencies ar
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -24,8 +24,10 @@ from pipeline.verifier.clock import read_time
 from pipeline.verifier.encoding import Refused
 from pipeline.verifier.folder import Folder
 from pipeline.verifier.openssl import HostLacks
-from pipeline.verifier.report import Report
+from pipeline.verifier.report import ACCEPTED, Report
+from pipeline.verifier.repository import REPO_ID, verify_repository
 from pipeline.verifier.sealed import STATEMENT_PATH
+from pipeline.verifier.state import read_state, write_state
 from pipeline.verifier.tuf import MAX_ROOT, TARGETS, read_trust
 from pipeline.verifier.verify import Options, verify, wanted
 from pipeline.verifier.versions import read_version
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 ROUNDS = 4096
 """Times that more files may turn out to be needed; each root that was rotated takes one."""
 CONNECTIONS = 4
+SEEN = "seen"
+"""Folder, beside the trust repository, of what this host remembers of repositories of packages."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,9 @@ class Asked:
     options: Options = field(default_factory=Options)
 
 
-def parse_options(as_of: str, version: str, bases: tuple[str, ...], *, stale: bool, yanked: bool) -> Options:
+def parse_options(
+    as_of: str, version: str, bases: tuple[str, ...], *, stale: bool, yanked: bool, downgrade: bool = False
+) -> Options:
     """What a command line allows. Raises UsageError."""
     if as_of and stale:
         raise UsageError("--as-of and --allow-stale do not go together", "leave one of them out")
@@ -60,7 +66,8 @@ def parse_options(as_of: str, version: str, bases: tuple[str, ...], *, stale: bo
     except Refused as refused:
         raise UsageError(str(refused), f"expected {refused.expected}" if refused.expected else "") from refused
     return Options(
-        as_of=time, allow_stale=stale, allow_bases=frozenset(bases), allow_yanked=yanked, expect_version=version
+        as_of=time, allow_stale=stale, allow_bases=frozenset(bases), allow_yanked=yanked, allow_downgrade=downgrade,
+        expect_version=version,
     )  # fmt: skip
 
 
@@ -93,6 +100,26 @@ def judge(folder: Path, root: bytes, options: Options) -> Report:
         report.refused.append(refused)
     except PipelineError as error:
         report.refused.append(Refused(folder.name, error.reason))
+    return report
+
+
+def accept_repository(folder: Path, root: Path | None, options: Options, name: str) -> Report:
+    """Judge a repository of packages, and remember its revisions in the trust repository's folder once it is accepted.
+
+    Raises UsageError for a root or a name that is none, TrustError without a root, HostError.
+    """
+    if not REPO_ID.fullmatch(name):
+        raise UsageError(f"--repo-name {name[:80]!r} is no word", "name it as this host calls it, such as rfo-testing")
+    trusted = _read_root(root) if root else newest_root(trust_folder())
+    try:
+        asked = replace(options, state=read_state(trust_folder() / SEEN))
+        report = verify_repository(folder, trusted, asked, name)
+        if report.exit_code == ACCEPTED and report.state is not None:
+            write_state(report.state)
+    except HostLacks as error:
+        raise HostError(str(error)) from error
+    except Refused as refused:
+        raise HostError(str(refused), f"see what is wrong with it: {trust_folder() / SEEN}") from refused
     return report
 
 

@@ -134,11 +134,14 @@ class Key:
         return run("gpg", "--homedir", self.home, "--armor", "--export").encode()
 
 
-def make_key(home: Path, algorithm: str, *options: str, subkey: bool = False) -> Key:
+def make_key(
+    home: Path, algorithm: str, *options: str, subkey: bool = False, created: object = EPOCH, expires: str = "0"
+) -> Key:
     home.mkdir(mode=0o700)
     gpg = ("gpg", "--homedir", home, "--batch", "--pinentry-mode", "loopback", "--passphrase", "", *options)
     usage = "cert" if subkey else "cert,sign"
-    run(*gpg, "--faked-system-time", f"{EPOCH}!", "--quick-generate-key", f"{home.name}@test", algorithm, usage, "0")
+    new = ("--quick-generate-key", f"{home.name}@test", algorithm, usage, expires)
+    run(*gpg, "--faked-system-time", f"{created}!", *new)
     listed = run(*gpg, "--with-colons", "--list-keys")
     fingerprint = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
     if subkey:

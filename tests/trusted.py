@@ -82,6 +82,8 @@ class Trusted:
     """Makes the release role's bundles in place of its key: by certificate."""
     trusted_root: bytes = b""
     """Of the Sigstore instance that certified, for the trust root."""
+    packages: Path | None = None
+    """What becomes the release's folder rpm/."""
     versions: dict[str, int] = field(default_factory=dict)
     """Of the metadata that was written last, by role."""
 
@@ -132,6 +134,8 @@ class Trusted:
         for arch in ARCHES:
             self._tarball(arch)
             self._bundle(arch, images)
+        if self.packages:
+            shutil.copytree(self.packages, self.dist / "rpm")
         self.write("NOTES.md", b"# notes\n")
         self.write(f"{self.base}.lock", b"rfo-base-lock\n")
         for name in [f"{i['name']}.linux-{a}" for i in images for a in ARCHES] + [f"rfo.linux-{a}" for a in ARCHES]:
@@ -287,9 +291,8 @@ class Trusted:
     def subjects(self) -> dict[str, dict[str, Digest]]:
         """By kind: what a builder states, by name."""
         manifest = self.manifest
-        found: dict[str, dict[str, Digest]] = {
-            k: {} for k in ("binary", "image", "tarball", "bundle", "chart", "document")
-        }
+        kinds = ["binary", "image", "tarball", "bundle", "chart", "document", *(["rpm"] if self.packages else [])]
+        found: dict[str, dict[str, Digest]] = {k: {} for k in kinds}
         for b in manifest["binaries"]:
             arch = b["platform"].removeprefix("linux/")
             found["binary"][f"binary/{b['unit']}/{arch}/{b['name']}"] = Digest.parse(b["digest"])
@@ -573,6 +576,8 @@ def kind_of(path: str) -> str:
         return "layout"
     if path.startswith("charts/"):
         return "chart"
+    if path.startswith("rpm/"):
+        return "rpm"
     if path.startswith("rfo-images"):
         return "bundle"
     return "tarball" if path.startswith("rfo.linux-") else "document"

@@ -26,6 +26,7 @@ from pipeline.verifier.report import (
     render_refused,
     render_table,
 )
+from pipeline.verifier.repository import REPO_ID, REPO_NAME, verify_repository
 from pipeline.verifier.scope import Scope, images_of
 from pipeline.verifier.selftest import self_test
 from pipeline.verifier.state import STATE, State, read_state, write_state
@@ -83,8 +84,12 @@ def _run(asked: argparse.Namespace) -> int:
         state.installed = asked.record_installed
         write_state(state)
         return ACCEPTED
-    if not asked.release:
+    if not asked.release and not asked.repo:
         raise _Usage("nothing to do: name a release with --release DIR; --help lists the rest")
+    if asked.repo and (asked.release or asked.purpose or asked.wanted or asked.expect_version):
+        raise _Usage("--repo goes with no --release, --for, --wanted and --expect-version: a repository has many")
+    if not REPO_ID.fullmatch(asked.repo_name):
+        raise _Usage("--repo-name is a word, such as rfo-testing")
     find_openssl()
     state = read_state(folder)
     root = _root(asked, state)
@@ -93,8 +98,11 @@ def _run(asked: argparse.Namespace) -> int:
         for path, limit in wanted(Path(asked.release), root, options):
             print(f"{path}\t{limit}")
         return ACCEPTED
-    report = verify(Path(asked.release), root, options)
-    if report.exit_code == ACCEPTED and (asked.state or asked.purpose):
+    if asked.repo:
+        report = verify_repository(Path(asked.repo), root, options, asked.repo_name)
+    else:
+        report = verify(Path(asked.release), root, options)
+    if report.exit_code == ACCEPTED and (asked.state or asked.purpose or asked.repo):
         _remember(report, explicit=bool(asked.state))
     print_report(report, as_json=asked.json)
     return report.exit_code
@@ -126,7 +134,7 @@ def _root(asked: argparse.Namespace, state: State) -> bytes:
 
 def _options(asked: argparse.Namespace, state: State) -> Options:
     if bool(asked.arch) != bool(asked.purpose) or (asked.extra and not asked.arch):
-        raise _Usage("--arch ARCH, --for install and --with belong together")
+        raise _Usage("--arch ARCH, --for install or packages, and --with belong together")
     if asked.arch and not _ARCH.fullmatch(asked.arch):
         raise _Usage("--arch is amd64, arm64 or riscv64")
     extra = [p for e in asked.extra for p in (images_of(asked.arch) if e == "images" else (e,))]
@@ -138,7 +146,7 @@ def _options(asked: argparse.Namespace, state: State) -> Options:
     except Refused as refused:
         raise _Usage(str(refused)) from refused
     return Options(
-        scope=Scope(asked.arch or "", tuple(extra)),
+        scope=Scope(asked.arch or "", tuple(extra), packages=asked.purpose == "packages"),
         state=state,
         now=int(time.time()),
         as_of=as_of,
@@ -171,6 +179,8 @@ def print_report(report: Report, *, as_json: bool) -> None:
         return
     if report.rows:
         print(plain_table(render_table(report)), end="")
+    for kept in report.kept:
+        print(plain(f"repository {kept.path}: revision {kept.revision}, {kept.packages} packages"))
     for note in report.notes:
         print(plain(f"note: {note}"))
     if report.development:
@@ -178,7 +188,7 @@ def print_report(report: Report, *, as_json: bool) -> None:
     print(render_reasons(report), end="", file=sys.stderr)
     sys.stdout.flush()
     if report.exit_code == ACCEPTED:
-        print(f"accepted: {report.version} (policy {plain(report.policy)})")
+        print(f"accepted: {plain(report.title)} (policy {plain(report.policy)})")
     else:
         named = report.folder or "this folder"
         print(plain(f"NOT ACCEPTED: {named}: {len(report.reasons) + len(report.stale)} reasons"), file=sys.stderr)
@@ -193,10 +203,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rfo-verify", description="Check a release of RFO, without network.")
     add = parser.add_argument
     add("--release", metavar="DIR", help="the folder that a release lies in")
+    add("--repo", metavar="DIR", help="in place of it a repository of packages, or the folder rpm of a release")
+    add("--repo-name", metavar="NAME", default=REPO_NAME, help="what this host calls it (default %(default)s)")
     add("--root", metavar="FILE", help="the root of trust; else the one in this file or of the host")
     add("--state", metavar="DIR", help=f"what this host remembers (default {STATE})")
     add("--arch", metavar="ARCH", help="amd64, arm64 or riscv64: with --for install")
-    add("--for", dest="purpose", choices=["install"], help="look only at what installing takes")
+    add("--for", dest="purpose", choices=["install", "packages"], help="look only at what installing takes")
     add("--with", dest="extra", metavar="WHAT", action="append", default=[], help="images, or a pattern of paths")
     add("--json", action="store_true", help="print everything as JSON")
     time_options = parser.add_mutually_exclusive_group()

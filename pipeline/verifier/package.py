@@ -23,7 +23,15 @@ _LEAD, _LEAD_BYTES = b"\xed\xab\xee\xdb\x03", 96
 _HEADER_MAGIC = b"\x8e\xad\xe8\x01\x00\x00\x00\x00"
 _RSA_HEADER = 268
 """In the signature header: an OpenPGP signature over the main header, whose digests cover the payload."""
-_NAME, _VERSION, _RELEASE, _EPOCH, _ARCH, _SOURCE_OF, _SOURCE_PACKAGE = 1000, 1001, 1002, 1003, 1022, 1044, 1106
+_TAG_NAME, _TAG_VERSION, _TAG_RELEASE, _TAG_EPOCH, _TAG_ARCH, _TAG_SOURCE_OF, _TAG_SOURCE = (
+    1000,
+    1001,
+    1002,
+    1003,
+    1022,
+    1044,
+    1106,
+)
 _INT32, _STRING, _BINARY = 4, 6, 7
 _Values = dict[int, tuple[int, bytes]]
 """By tag: the type, and the values from the first of the tag's on."""
@@ -69,13 +77,13 @@ def read_package(path: Path, what: str) -> SignedHeader:
     kind, signature = values.get(_RSA_HEADER, (_BINARY, b""))
     if kind != _BINARY:
         raise Refused(what, "has a signature that is no signature")
-    source = _SOURCE_PACKAGE in main or _SOURCE_OF not in main
+    source = _TAG_SOURCE in main or _TAG_SOURCE_OF not in main
     nevra = Nevra(
-        _text_of(main, _NAME, what),
-        _number_of(main, _EPOCH, what),
-        _text_of(main, _VERSION, what),
-        _text_of(main, _RELEASE, what),
-        "src" if source else _text_of(main, _ARCH, what),
+        _text_of(main, _TAG_NAME, what),
+        _number_of(main, _TAG_EPOCH, what),
+        _text_of(main, _TAG_VERSION, what),
+        _text_of(main, _TAG_RELEASE, what),
+        "src" if source else _text_of(main, _TAG_ARCH, what),
     )
     return SignedHeader(nevra, header, signature)
 
@@ -102,7 +110,7 @@ def _read_header(descriptor: int, what: str) -> tuple[bytes, _Values]:
         if tag in found or offset + items * (kind == _BINARY) > len(store):
             raise Refused(what, "is no RPM package as it should be: a tag stands twice, or outside of its header")
         found[tag] = kind, b""
-        if tag in (_RSA_HEADER, _NAME, _VERSION, _RELEASE, _EPOCH, _ARCH):
+        if tag in (_RSA_HEADER, _TAG_NAME, _TAG_VERSION, _TAG_RELEASE, _TAG_EPOCH, _TAG_ARCH):
             found[tag] = kind, values[offset : offset + items] if kind == _BINARY else values[offset : offset + 512]
     if len(data) != 16 * count + size:
         raise Refused(what, "is no RPM package as it should be: it was cut off")

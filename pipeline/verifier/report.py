@@ -14,6 +14,16 @@ ACCEPTED, USAGE, HOST, REFUSED, STALE = 0, 2, 3, 10, 11
 """Exit codes."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A repository of packages that was looked at."""
+
+    path: str
+    """Below the folder."""
+    revision: int
+    packages: int
+
+
 @dataclass
 class Report:
     """Everything that was found."""
@@ -24,8 +34,6 @@ class Report:
     root: str = ""
     """Whose trust root it is."""
     development: bool = False
-    date: int = 0
-    """Seconds since 1970: the release's own time."""
     named: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every file that the release statement names, by path."""
     rows: list[Row] = field(default_factory=list)
@@ -39,6 +47,14 @@ class Report:
     notes: list[str] = field(default_factory=list)
     state: State | None = None
     """What the host remembers once the release is accepted."""
+    kept: list[Kept] = field(default_factory=list)
+    releases: list[str] = field(default_factory=list)
+    """What a repository holds packages of, the highest version last."""
+
+    @property
+    def title(self) -> str:
+        """What is accepted."""
+        return f"a repository with {', '.join(self.releases)}" if self.releases else self.version
 
     @property
     def exit_code(self) -> int:
@@ -123,4 +139,7 @@ def render_json(report: Report) -> str:
         "expired": report.stale,
         "notes": report.notes,
     }
+    if report.kept:
+        value["repositories"] = [{"path": k.path, "revision": k.revision, "packages": k.packages} for k in report.kept]
+        value["releases"] = report.releases
     return json.dumps(value, indent=2) + "\n"

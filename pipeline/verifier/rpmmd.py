@@ -24,7 +24,7 @@ MAX_PACKAGES = 20_000
 MAX_XML_LEVELS = 16
 KINDS = ("filelists", "other", "primary")
 _REPO, _COMMON = "http://linux.duke.edu/metadata/repo", "http://linux.duke.edu/metadata/common"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 PACKAGE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,250}\.rpm")
 """Names of packages: none leads out of its folder."""
@@ -96,7 +96,7 @@ def _data_file(kind: str, fields: dict[str, tuple[dict[str, str], str]], what: s
     sums = [fields.get(n, none) for n in ("checksum", "open-checksum")]
     sizes = [fields.get(n, none)[1] for n in ("size", "open-size")]
     place = fields.get("location", none)[0]
-    if any(a != {"type": "sha256"} or not _SHA256.fullmatch(t) for a, t in sums):
+    if any(a != {"type": "sha256"} or not _HEX_DIGEST.fullmatch(t) for a, t in sums):
         raise Refused(what, f"does not name its {kind} by SHA-256")
     expected = f"repodata/{sums[0][1]}-{kind}.xml.gz"
     if place != {"href": expected}:
@@ -148,7 +148,7 @@ def _listed(kind: dict[str, str], fields: dict[str, tuple[dict[str, str], str]],
         raise Refused(
             what, f"names {name} at a place where no package of ours lies", "", str(sorted(place.items()))[:300]
         )
-    if summed != {"type": "sha256", "pkgid": "YES"} or not _SHA256.fullmatch(digest) or not _WHOLE.fullmatch(size):
+    if summed != {"type": "sha256", "pkgid": "YES"} or not _HEX_DIGEST.fullmatch(digest) or not _WHOLE.fullmatch(size):
         raise Refused(what, f"does not name {href} by SHA-256 and size")
     nevra = Nevra(name, int(version["epoch"]), version["ver"], version["rel"], arch)
     return Listed(nevra, href, digest, int(size))

@@ -19,6 +19,8 @@ class Scope:
     arch: str = ""
     patterns: tuple[str, ...] = ()
     """Of further files that are installed."""
+    packages: bool = False
+    """Whether packages are installed, which `patterns` name, in place of the tarball."""
     apart: bool = False
     """Whether these lie somewhere else: whoever looks there compares their digests."""
 
@@ -40,7 +42,9 @@ class Scope:
         if self.whole:
             return names
         fixed = {MANIFEST_NAME}
-        if self.arch:
+        if self.packages:
+            fixed |= {"rfo-verify"}
+        elif self.arch:
             tarball = f"rfo.linux-{self.arch}.tar.gz"
             if tarball not in names:
                 raise Refused(tarball, "is not in this release: it was not made for this architecture")

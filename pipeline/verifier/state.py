@@ -34,7 +34,8 @@ class State:
     last_time: int = 0
     """Seconds since 1970 of the last acceptance."""
     metadata: dict[str, int] = field(default_factory=dict)
-    """Highest versions of `targets.json` and `release.json` that were seen."""
+    """Highest versions of `targets.json` and `release.json` that were seen, and revisions of repositories of packages
+    (`NAME/BASE/RPM_ARCH/repodata/repomd.xml`)."""
 
 
 def read_state(folder: Path) -> State:

@@ -131,7 +131,7 @@ def _verify(folder: Folder, root: bytes, options: Options, report: Report) -> No
         items = _judge(folder, sealed.named, released, policy, certified, options, report)
         if options.scope.whole:
             report.refused += check_added(folder, sealed, policy, items, certified)
-        report.state, report.date = _next_state(trust, sealed, released, options), released.date
+        report.state = _next_state(trust, sealed, released, options)
     finally:
         _compare(named, hashed(), report)
         report.files, report.size = len(named), sum(folder.sizes.get(n, 0) for n in named)
