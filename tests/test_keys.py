@@ -473,6 +473,12 @@ def test_a_first_run_makes_a_key_for_development(tmp_path: Path) -> None:
         assert f"made a DEVELOPMENT key for packages in {other}" in said(context)
         assert sorted(p.name for p in other.iterdir()) == ["builder.key", "builder.pub", "packages.asc", "packages.key"]
     assert not (tmp_path / "none").exists()
+    assert "warning" not in said(context)
+    (other / "packages.key").unlink()
+    made_at(other, int(time.time()), 59)
+    with environment(RFO_KEYS=str(other)):
+        have_packages_key(context)
+    assert "warning: the key for packages expires at 20" in said(context)
 
 
 def test_commands_about_the_key_for_packages(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pipeline.attest.openpgp import (
     SIGNATURE,
     Certificate,
     armor,
+    armor_certificates,
     certificate,
     checked_packet,
     created,
@@ -190,33 +191,44 @@ def test_rpm_accepts_packages_of_both_keys_and_no_others(pair: Pair, elsewhere: 
     assert "RSA signature: NOTFOUND" in rpm(*check, unsigned, status=1)
 
 
-def test_dnf_installs_what_both_keys_signed_from_metadata_that_one_signed(pair: Pair, tmp_path: Path) -> None:
-    repository, work = tmp_path / "repository", tmp_path / "work"
+def test_dnf_follows_a_key_that_was_announced_and_no_other(pair: Pair, tmp_path: Path) -> None:
+    """A host knows the old key; then a file with both comes; then the new key alone signs packages and metadata."""
+    repository, keys = tmp_path / "repository", tmp_path / "keys"
     repository.mkdir()
-    work.mkdir()
-    for name, packager in (("demo-old", pair.old), ("demo-new", pair.new)):
-        sign(build(work, name), packager, pair.time, repository / f"{name}-1-1.noarch.rpm")
-    rpm("createrepo_c", "--quiet", "--general-compress-type", "gz", repository)
-    index = repository / "repodata" / "repomd.xml"
-    (index.parent / "repomd.xml.asc").write_bytes(armor(pair.new.sign(index.read_bytes(), pair.time), SIGNATURE))
-    root = tmp_path / "root"
-    lines = [
-        "[main]",
-        "gpgcheck=1",
-        "reposdir=/none",
-        "varsdir=/none",
-        "cachedir=/cache",
-        "persistdir=/lib",
-        "logdir=/log",
-    ]
-    lines += ["plugins=0", "[demo]", "name=demo", f"baseurl=file://{repository}", "repo_gpgcheck=1"]
-    (tmp_path / "dnf.conf").write_text("\n".join([*lines, f"gpgkey=file://{pair.file}", ""]))
+    lines = ["[main]", "gpgcheck=1", "reposdir=/none", "varsdir=/none", "cachedir=/cache", "persistdir=/lib"]
+    lines += ["logdir=/log", "plugins=0", "metadata_expire=0", "[demo]", "name=demo", f"baseurl=file://{repository}"]
+    (tmp_path / "dnf.conf").write_text("\n".join([*lines, "repo_gpgcheck=1", f"gpgkey=file://{keys}", ""]))
     (tmp_path / ".rpmmacros").write_text("%_dbpath /var/lib/rpm\n")
-    dnf = ("dnf", "-y", "-c", tmp_path / "dnf.conf", f"--installroot={root}", "--releasever=1", "install")
-    rpm(*dnf, "demo-old", "demo-new", HOME=str(tmp_path))
-    found = rpm("rpm", "--root", root, "--dbpath", "/var/lib/rpm", "-qa").split()
-    assert {"demo-old-1-1.noarch", "demo-new-1-1.noarch"} <= set(found)
-    assert len([name for name in found if name.startswith("gpg-pubkey")]) == 2
+    root = tmp_path / "root"
+
+    def published(name: str, packager: Packager) -> None:
+        sign(build(tmp_path, name), packager, pair.time, repository / f"{name}-1-1.noarch.rpm")
+        rpm("createrepo_c", "--quiet", "--general-compress-type", "gz", repository)
+        index = repository / "repodata" / "repomd.xml"
+        packet = packager.sign(index.read_bytes(), pair.time)
+        (index.parent / "repomd.xml.asc").write_bytes(armor(packet, SIGNATURE))
+
+    def install(name: str, status: int = 0) -> str:
+        command = ("-y", "-c", tmp_path / "dnf.conf", f"--installroot={root}", "--releasever=1", "install", name)
+        return rpm("dnf", *command, status=status, HOME=str(tmp_path))
+
+    def trusted() -> set[str]:
+        found = rpm("rpm", "--root", root, "--dbpath", "/var/lib/rpm", "-q", "gpg-pubkey", "--qf", "%{version}\n")
+        return set(found.upper().split())
+
+    old, new = (packager.certificate for packager in (pair.old, pair.new))
+    keys.write_bytes(armor_certificates([old]))
+    published("demo-first", pair.old)
+    install("demo-first")
+    assert trusted() == {old.public.fingerprint[-8:]}
+    published("demo-third", pair.new)
+    assert "GPG" in install("demo-third", status=1)
+    keys.write_bytes(armor_certificates([old, new]))
+    published("demo-second", pair.old)
+    install("demo-second")
+    published("demo-third", pair.new)
+    install("demo-third")
+    assert trusted() == {c.public.fingerprint[-8:] for c in (old, new)}
 
 
 def test_certificates_and_armor_have_one_form(pair: Pair) -> None:

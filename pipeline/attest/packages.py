@@ -42,6 +42,8 @@ PRIVATE = ("key", "uri", "command")
 SCHEME = "rsa-pkcs1v15-sha256"
 COMMAND_SECONDS = 300
 """A person may have to touch a token or type a PIN."""
+WARN_SECONDS = 60 * 86400
+"""Before a key expires."""
 TOLERANCE = 60
 """Seconds that the clock of who signs elsewhere may be ahead."""
 
@@ -105,10 +107,14 @@ def load_packager(folder: Path, secret: Secret | None = None) -> Packager:
 def have_packages_key(context: "Context") -> None:
     """Make a development key for packages if there is none at all, and say so. Raises UsageError, TrustError.
 
-    A host without any key gets a whole trust root for development.
+    A host without any key gets a whole trust root for development. Of a key that expires soon it says so.
     """
     folder = keys_folder()
-    if (folder / CERTIFICATES).is_file():
+    if known := known_certificates(folder):
+        expires = known[0].expires
+        if expires is not None and expires < clock.time() + WARN_SECONDS:
+            remedy = "./inv keys announce --role packages, see docs/trust.md"
+            context.progress.say(f"  warning: the key for packages expires at {_date(expires)}: {remedy}")
         return
     with context.store.exclusive("keys"):
         from pipeline.engine import HERE

@@ -100,7 +100,7 @@ def _packages(action: str, folder: Any, given: dict[str, Any], passphrase: str, 
     import json
     from pathlib import Path
 
-    from pipeline.attest.packages import CERTIFICATES
+    from pipeline.attest.packages import CERTIFICATES, NEXT
     from pipeline.attest.succession import Wanted, announce_packages_key, new_packages_key, rotate_packages_key
     from pipeline.errors import UsageError
 
@@ -126,8 +126,9 @@ def _packages(action: str, folder: Any, given: dict[str, Any], passphrase: str, 
         signs = "signs next" if action == "announce" and number == 1 else "verifies what it signed"
         says = "signs" if not number else signs
         print(f"  {known.public.fingerprint}  {known.user_id}, {_expiry(known.expires)}: {says}")
-    if public is None and not passphrase:
-        print("  the new key has no passphrase: whoever reads its file can sign")
+    private = folder / (f"{NEXT}.key" if action == "announce" else "packages.key")
+    if private.is_file() and b"ENCRYPTED" not in private.read_bytes():
+        print(f"  {private} has no passphrase: whoever reads the file can sign")
 
 
 def _show(folder: Any, *, as_json: bool) -> None:
