@@ -18,6 +18,7 @@ from pipeline.bench.builders import against_docker, against_ko
 from pipeline.bench.compiling import pipeline_build, plain_build, proof_build
 from pipeline.bench.files import comparing, copying, hashing
 from pipeline.bench.images import assembling, bundling, doubled, made_before, repacking
+from pipeline.bench.packages import packaging
 from pipeline.bench.scale import growth
 from pipeline.bench.verify import verifying
 from pipeline.context import CHECKOUT, Context
@@ -40,6 +41,7 @@ BARS = {
     "images": 3.0,
     "bundle": 1.11,
     "image": 1.0,
+    "packages": 1.2,
     "verify": 1.25,
 }
 """Ratios of wall time, pipeline to plain (80 % of a speed is a ratio of 1.25); seconds; MiB."""
@@ -150,6 +152,13 @@ def _images(context: Context) -> tuple[dict[str, Any], list[Row]]:
         rows.append(("image, packages", facts["docker_ratio"], f"{note}, which compresses nothing"))
     except HostError as error:
         rows.append(("image, packages", "skipped", error.render()))
+    try:
+        ours, plain = packaging(made)
+        facts["packages_ratio"] = round(ours / plain, 3)
+        note = f"of rpmbuild and createrepo_c on all cores, {ours:.1f} s  (bar {BARS['packages']})"
+        rows.append(("all packages", facts["packages_ratio"], note))
+    except HostError as error:
+        rows.append(("all packages", "skipped", error.render()))
     return facts, rows
 
 

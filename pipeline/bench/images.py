@@ -57,7 +57,7 @@ def made_before(context: Context) -> Made:
     whole = Context(options, Progress(stream=StringIO()), context.checkout)
     whole.store = context.store
     everything = make_graph(whole).without_checks()
-    wanted = [n for n in everything.order if n == LAYOUT or n.startswith("bundle/all/")]
+    wanted = [n for n in everything.order if n == LAYOUT or n.startswith(("bundle/all/", "signed-metadata/"))]
     graph, scheduler, done = everything.closure(wanted), make_scheduler(whole), Result()
     scheduler.replay(graph, done)
     if missing := [n for n in graph.order if n.startswith(("build/", "generate/")) and n not in done.outputs]:
