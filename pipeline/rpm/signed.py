@@ -80,7 +80,7 @@ def signature_time(signer: Signer, epoch: int) -> int:
 
 def _parameters(folder: str, signer: Signer, epoch: int) -> dict[str, Any]:
     return {
-        "code": str(code_digest("attest/openpgp.py", "rpm/package.py", "rpm/signed.py")),
+        "code": str(code_digest("attest/openpgp.py", "attest/packets.py", "rpm/package.py", "rpm/signed.py")),
         "certificates": str(Digest.of_bytes(signer.certificates)),
         "folder": folder,
         "time": signature_time(signer, epoch),
