@@ -120,7 +120,7 @@ class Repository:
         folder = self.root / RELEASES
         found = {}
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.name.startswith("."):
+            if path.name.startswith(".") or not path.is_dir():
                 continue
             try:
                 release = Release(read_published(path))
@@ -149,11 +149,12 @@ class Repository:
             known = name in (MARK, KEYS) or name in packages
             if folder.endswith(f"/{REPODATA}") and _FOLDER.fullmatch(folder.removesuffix(f"/{REPODATA}")):
                 known |= _METADATA.fullmatch(file) is not None
-            known |= top == RELEASES and rest.partition("/")[0] in releases
+            release, _, evidence = rest.partition("/")
+            known |= top == RELEASES and release in releases and _EVIDENCE.fullmatch(evidence) is not None
             known |= TEMPORARY.fullmatch(file) is not None
             if not known:
                 found.append(name)
-        return found
+        return sorted(found)
 
 
 def files_below(root: Path, starts: tuple[str, ...]) -> list[str]:
