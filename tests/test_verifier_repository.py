@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from rpm_mirror import Key, make_key, run
 from trusted import STATEMENT, Trusted, files, promoted
 
 from pipeline.accept import accept_repository
+from pipeline.attest.openpgp import CERTIFICATE, DAY, SIGNATURE, Public, armor, certificate, signature
 from pipeline.attest.standalone import render_verifier
 from pipeline.errors import HostError, UsageError
 from pipeline.verifier.encoding import Refused
@@ -688,7 +691,28 @@ def test_a_signature_of_text_or_by_a_weak_hash_does_not_count(whole: Made, tmp_p
             assert verify_armored(file.read_bytes(), data, keys, "message")[1].ends == LATE + 86400
 
 
-def test_the_reader_takes_a_number_as_it_stands(whole: Made) -> None:
+def test_what_the_engine_signs_counts_as_long_as_its_key_is_valid() -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    numbers = private.public_key().public_numbers()
+    public = Public(numbers.n, numbers.e, LATE)
+
+    def sign(message: bytes) -> bytes:
+        return private.sign(message, padding.PKCS1v15(), hashes.SHA256())
+
+    keys = read_pgp_keys(armor(certificate(public, sign, "RFO packages", days=30), CERTIFICATE), KEYS)
+    assert [(k.fingerprint, k.created, k.expires) for k in keys] == [(public.fingerprint, LATE, LATE + 30 * DAY)]
+    for time, good in ((LATE - 1, False), (LATE, True), (LATE + 30 * DAY - 1, True), (LATE + 30 * DAY, False)):
+        packet = signature(public, sign, b"message", time)
+        if good:
+            assert verify_armored(b"message", armor(packet, SIGNATURE), keys, "message")[1].made == time
+            with pytest.raises(Refused, match="was changed after it was signed"):
+                verify_pgp(b"message!", packet, keys, "message")
+        else:
+            with pytest.raises(Refused, match="at a time at which the key"):
+                verify_pgp(b"message", packet, keys, "message")
+
+
+def test_the_reader_takes_metadata_as_they_stand(whole: Made) -> None:
     repomd = read_repomd((whole.repository / REPOMD).read_bytes(), REPOMD)
     primary: DataFile = repomd.files["primary"]
     packed = (whole.repository / X86 / primary.path).read_bytes()
