@@ -1,5 +1,6 @@
 """`NOTES.md`: what a release contains and how it differs from upstream, for people. Made from the manifest alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -30,6 +31,7 @@ def render_notes(manifest: dict[str, Any]) -> str:
             unit = source["unit"].partition("@")[0]
             lines.append(f"| {unit} | {source['version']}{partial} | {made} | {origin} | {component['license']} |")
     lines += _images(manifest.get("images", []))
+    lines += _packages([a["name"] for a in manifest["artifacts"]])
     lines += ["", "## Deviations from upstream", ""]
     for deviation in manifest["deviations"]:
         subject = f"**{deviation['component']}**: " if deviation.get("component") else ""
@@ -47,6 +49,18 @@ def _images(images: list[dict[str, Any]]) -> list[str]:
         f"| {'<br>'.join(i['references'])} | `{i['digest']}` | {', '.join(sorted(i['platforms']))} |" for i in images
     ]
     return ["", "## Images", "", "| names | digest | platforms |", "|---|---|---|", *rows]
+
+
+def _packages(names: Sequence[str]) -> list[str]:
+    """The repositories of RPM packages, each with what is in it."""
+    repositories: dict[str, list[str]] = {}
+    for name in sorted(n for n in names if n.endswith(".rpm")):
+        folder, _, file = name.rpartition("/")
+        repositories.setdefault(folder, []).append(f"`{file}`")
+    if not repositories:
+        return []
+    rows = [f"| `{folder}` | {'<br>'.join(files)} |" for folder, files in repositories.items()]
+    return ["", "## Packages", "", "| repository | packages |", "|---|---|", *rows]
 
 
 def _origin(source: dict[str, Any]) -> str:

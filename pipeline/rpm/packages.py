@@ -201,7 +201,7 @@ def _action(
         parameters={
             "code": str(code_digest("rpm/packages.py")),
             "specs": {s.name: str(Digest.of_bytes(s.text.encode())) for s in specs},
-            "commands": {s.name: list(s.command()) for s in specs},
+            "commands": [list(s.command()) for s in specs],
             "environment": environment,
             "root": str(root.key),
         },

@@ -7,8 +7,11 @@ import (
 	"strings"
 )
 
-// cisFile is in the release's tarball; the values below are those in it.
-const cisFile = "/usr/local/share/rfo/rfo-cis-sysctl.conf"
+// cisFile is in the release's tarball, packagedCisFile in its packages; the values below are those in it.
+const (
+	cisFile         = "/usr/local/share/rfo/rfo-cis-sysctl.conf"
+	packagedCisFile = "/usr/share/rfo/rfo-cis-sysctl.conf"
+)
 
 // cisSysctls are what the kubelet asserts with protect-kernel-defaults, which the CIS profile turns on.
 var cisSysctls = []struct {
@@ -30,13 +33,17 @@ func inspectSysctls(in *inspection) {
 	in.switchedOn("net.bridge.bridge-nf-call-iptables", "Services are reached over a bridge", "br_netfilter is not loaded yet; RFO's units load it")
 	in.atLeast("fs.inotify.max_user_instances", 512)
 	in.atLeast("fs.inotify.max_user_watches", 65536)
+	file := cisFile
+	if in.Exists(packagedCisFile) {
+		file = packagedCisFile
+	}
 	for _, s := range cisSysctls {
 		want := in.want(s.name, fmt.Sprintf("%d with the CIS profile", s.want))
 		switch n, err := in.Number(sysctlPath(s.name)); {
 		case err != nil:
 			want.unseen(err)
 		case n != s.want:
-			want.info(fmt.Sprint(n), "only for the CIS profile: cp "+cisFile+" /etc/sysctl.d/60-rfo-cis.conf && sysctl --system")
+			want.info(fmt.Sprint(n), "only for the CIS profile: cp "+file+" /etc/sysctl.d/60-rfo-cis.conf && sysctl --system")
 		default:
 			want.ok(fmt.Sprint(n))
 		}
