@@ -106,11 +106,13 @@ def judge(folder: Path, root: bytes, options: Options) -> Report:
 def accept_repository(folder: Path, root: Path | None, options: Options, name: str) -> Report:
     """Judge a repository of packages, and remember its revisions in the trust repository's folder once it is accepted.
 
-    Raises UsageError for a root or a name that is none, TrustError without a root, HostError.
+    Raises UsageError for a root or a name that is none, TrustError without a root or for a candidate's, HostError.
     """
     if not REPO_ID.fullmatch(name):
         raise UsageError(f"--repo-name {name[:80]!r} is no word", "name it as this host calls it, such as rfo-testing")
     trusted = _read_root(root) if root else newest_root(trust_folder())
+    if (folder.parent / "release.json").is_file():
+        refuse_candidate(folder.parent)
     try:
         asked = replace(options, state=read_state(trust_folder() / SEEN))
         report = verify_repository(folder, trusted, asked, name)

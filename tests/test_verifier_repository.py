@@ -24,7 +24,7 @@ from trusted import STATEMENT, Trusted, files, promoted
 from pipeline.accept import accept_repository
 from pipeline.attest.openpgp import CERTIFICATE, DAY, SIGNATURE, Public, armor, certificate, signature
 from pipeline.attest.standalone import render_verifier
-from pipeline.errors import HostError, UsageError
+from pipeline.errors import HostError, TrustError, UsageError
 from pipeline.verifier.encoding import Refused
 from pipeline.verifier.openpgp import read_pgp_keys, verify_armored, verify_pgp
 from pipeline.verifier.package import read_package, verify_package
@@ -624,6 +624,10 @@ def test_in_a_checkout(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     refused(accept_repository(made.repository, None, Options(), "rfo"), REPOMD, "is older than what this host has seen")
     with pytest.raises(UsageError, match="is no word"):
         accept_repository(made.repository, None, Options(), "a/b")
+    candidate = tmp_path / made.second.name
+    shutil.copytree(made.second.dist, candidate, ignore=shutil.ignore_patterns("release"))
+    with pytest.raises(TrustError, match="is a candidate and no release"):
+        accept_repository(candidate / "rpm", None, Options(), "rfo")
     (tmp_path / "trust" / "seen" / "state.json").write_bytes(b"{}")
     with pytest.raises(HostError, match=r"state\.json"):
         accept_repository(made.repository, None, Options(), "rfo")
