@@ -99,6 +99,18 @@ def node_packages(work: Path, version: str = OLD, arch: str = "amd64", program: 
     return build(work, spec("rfo", version), PLATFORMS[arch].rpm_arch, sources)
 
 
+def images_package(work: Path, version: str = OLD, arch: str = "amd64") -> list[Path]:
+    """rfo-images, around a bundle that nothing can load."""
+    numbered = {f"rfo-images.linux-{a}.tar.zst": f"images {version} {a}\n".encode() for a in PLATFORMS}
+    return build(work, spec("rfo-images", version), PLATFORMS[arch].rpm_arch, numbered)
+
+
+def release_package(work: Path, keys: Path, version: str = OLD, mirror: str = "") -> list[Path]:
+    """rfo-release, which knows these keys, and where `mirror` is."""
+    defines = {"rfo_base": BASE, **({"rfo_mirror": mirror} if mirror else {})}
+    return build(work, spec("rfo-release", version), "noarch", {KEY: keys.read_bytes()}, **defines)
+
+
 def stand_in(work: Path) -> list[Path]:
     """The empty packages of a distribution."""
     others = "".join(
@@ -320,6 +332,18 @@ def made() -> Made:
     host.trust("base", base, key_file(folder / "RPM-GPG-KEY-base", other))
     host.dnf("install", "filesystem", *NEEDED)
     return Made(folder, old, new, signer, keys, host)
+
+
+def release_folder(folder: Path, version: str, *, signed: bool = True) -> Path:
+    """A release's folder rpm/, for x86_64."""
+    work = folder / "work"
+    work.mkdir(parents=True)
+    signer = made().signer
+    keys = key_file(work / KEY, signer)
+    packages = [*node_packages(work, version), *images_package(work, version), *release_package(work, keys, version)]
+    publish(folder / "rpm" / BASE / "x86_64", packages, signer, sign=signed)
+    shutil.copy(keys, folder / "rpm")
+    return folder / "rpm"
 
 
 def give_program(root: Path, name: str) -> None:

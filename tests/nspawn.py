@@ -47,10 +47,11 @@ def groups(name: str) -> list[Path]:
 
 
 class System:
-    """One such host; `root` is its root directory, seen from outside."""
+    """One such host; `root` is its root directory, seen from outside. With `writable` packages go to its /usr, too."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, writable: bool = False) -> None:
         self.root = folder / "root"
+        self._usr = folder / "usr" if writable else None
         self._groups = groups(f"rfo-nspawn-{os.getpid()}-{next(COUNT)}")
         self._log = folder / "nspawn.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,10 +98,13 @@ class System:
             for name in ("cpuset.cpus", "cpuset.mems"):  # empty in a new group, which then takes no process
                 if (group / name).exists() and (group.parent / name).exists():
                     (group / name).write_text((group.parent / name).read_text())
+        usr = ["--bind-ro=/usr"]
+        if self._usr:
+            self._usr.mkdir()
+            usr = [f"--overlay=/usr:{self._usr}:/usr"]
         command = [
             "setpriv", "--pdeathsig", "TERM", "systemd-nspawn", "--quiet", f"--directory={self.root}", "--boot",
-            "--register=no", "--keep-unit", "--private-network", "--bind-ro=/usr", "--tmpfs=/usr/local:mode=755",
-            "--console=pipe",
+            "--register=no", "--keep-unit", "--private-network", *usr, "--tmpfs=/usr/local:mode=755", "--console=pipe",
         ]  # fmt: skip
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

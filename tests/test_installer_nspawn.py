@@ -6,22 +6,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
+import dnf
 import pytest
-import trusted
+from dnf import BASE
 from engine import REPO
 from installer import NEW, OLD, Releases, installer_of, two_releases
 from nspawn import System, require_nspawn
 from registry_server import Authority
-from rpm_mirror import Key, make_key, run
-from trusted import STATEMENT, Trusted, promoted
+from trusted import STATEMENT, promoted
 
 pytestmark = pytest.mark.full
-BASE = "openeuler-22.03-lts-sp4"
 SERVE = """
 import sys
 from pathlib import Path
@@ -159,106 +156,41 @@ def test_what_the_quick_start_asks_of_the_host(releases: Releases, system: Syste
 
 # --- packages
 
-SPEC = """
-Name: rfo-{part}
-Version: {version}
-Release: 1.oe2203sp4
-Summary: RFO
-License: Apache-2.0
-BuildArch: noarch
-AutoReqProv: no
-{requires}
-%description
-RFO
-%install
-mkdir -p %{{buildroot}}/usr/local/share/rfo
-echo {version} >%{{buildroot}}/usr/local/share/rfo/{part}
-%files
-/usr/local/share/rfo/{part}
-"""
 
+def test_packages(tmp_path: Path) -> None:
+    require_nspawn()
+    old, new = f"v{dnf.OLD}", f"v{dnf.NEW}"
+    more: dict[str, Any] = {"stand_in": False, "base": BASE}
+    made = promoted(tmp_path / "made", version=old, packages=dnf.release_folder(tmp_path / "old", dnf.OLD), **more)
+    rpm = dnf.release_folder(tmp_path / "new", dnf.NEW)
+    newer = promoted(tmp_path / "made", version=new, packages=rpm, versions=dict(made.versions), **more)
+    with System(tmp_path, writable=True) as system:
+        for release in (made, newer):
+            shutil.copytree(release.dist, system.root / "srv" / release.version)
+        for package in (dnf.made().folder / "base").glob("*.rpm"):
+            shutil.copy(package, system.root / "srv")
+        system.run("sh", "-c", "rpm -i /srv/*.rpm")
+        by_package: dict[str, Any] = {"METHOD": "rpm", "TYPE": "agent"}
+        done = install(system, installer_of(made), ARTIFACT_PATH=f"/srv/{old}", **by_package)
+        assert f"[INFO]  installing packages for {BASE}" in done.stdout
+        listed = system.run("rpm", "-qa", "rfo*").stdout.split()
+        suffix = f"{dnf.OLD}-1.oe2203sp4.x86_64"
+        assert sorted(listed) == [f"rfo-{p}-{suffix}" for p in ("agent", "common", "images")]
+        assert (system.root / "var/lib/rfo/trust/rfo-verify").exists()
+        assert (system.root / "var/lib/rancher/rfo/agent/images/rfo-images.linux-amd64.tar.zst").exists()
+        system.run("systemctl", "start", "rfo-agent")
+        assert "/usr/bin/rfo" in system.run("systemctl", "show", "-p", "ExecStart", "rfo-agent").stdout
 
-@dataclass
-class Packaged(Trusted):
-    """A release with packages."""
+        install(system, installer_of(made), ARTIFACT_PATH=f"/srv/{old}", **by_package)
+        assert sorted(system.run("rpm", "-qa", "rfo*").stdout.split()) == sorted(listed), "once more"
+        done = install(system, installer_of(made), check=False, ARTIFACT_PATH=f"/srv/{old}")
+        assert done.returncode == 1
+        assert "RFO was installed by packages here" in done.stderr
 
-    key: Key | None = None
-    """That has signed them, if any has."""
-
-    def candidate(self) -> None:
-        """The same, and packages for one release of openEuler."""
-        top = self.dist.parent / f"rpmbuild-{self.version}"
-        for part in ("common", "server", "agent"):
-            requires = "" if part == "common" else "Requires: rfo-common"
-            spec = top / f"{part}.spec"
-            spec.parent.mkdir(exist_ok=True)
-            spec.write_text(SPEC.format(part=part, version=self.version.removeprefix("v"), requires=requires))
-            run("rpmbuild", "--define", f"_topdir {top}", "--define", f"_dbpath {top}/db", "-bb", spec)
-        place = self.dist / f"rpm/{BASE}/x86_64"
-        place.mkdir(parents=True)
-        packages = [Path(shutil.copy(p, place)) for p in sorted((top / "RPMS/noarch").iterdir())]
-        if self.key:
-            self.key.sign_rpm(*packages)
-            (self.dist / "rpm/RPM-GPG-KEY-rfo").write_bytes(self.key.public())
-        super().candidate()
-
-
-def packaged(folder: Path, key: Key | None, **variations: Any) -> Trusted:
-    """A release with packages in `folder`; only the release role has signed which."""
-
-    def no_provenance(policy: dict[str, Any]) -> None:
-        for kind in policy["kinds"]:
-            if kind["kind"] == "rpm":
-                kind.update(builders=0, rebuilders=0, requires=[])
-
-    with patch.object(trusted, "Trusted", Packaged):
-        return promoted(folder, key=key, stand_in=False, base=BASE, edits={"policy": no_provenance}, **variations)
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Key:
-    return make_key(tmp_path_factory.mktemp("keys") / "rfo", "rsa2048")
-
-
-def test_packages(system: System, key: Key, tmp_path: Path) -> None:
-    made = packaged(tmp_path / "made", key)
-    shutil.copytree(made.dist, system.root / "srv/made")
-    done = install(system, installer_of(made), METHOD="rpm", TYPE="agent", ARTIFACT_PATH="/srv/made")
-    assert f"[INFO]  installing packages for {BASE}" in done.stdout
-    listed = system.run("rpm", "-qa", "rfo*").stdout.split()
-    assert sorted(listed) == [f"rfo-{p}-1.0.0+rfor1-1.oe2203sp4.noarch" for p in ("agent", "common")]
-    assert (system.root / "var/lib/rfo/trust/rfo-verify").exists()
-    done = install(system, installer_of(made), METHOD="rpm", TYPE="agent", ARTIFACT_PATH="/srv/made")
-    assert sorted(system.run("rpm", "-qa", "rfo*").stdout.split()) == sorted(listed), "once more"
-    done = install(system, installer_of(made), check=False, ARTIFACT_PATH="/srv/made")
-    assert done.returncode == 1
-    assert "RFO was installed by packages here" in done.stderr
-
-    newer = packaged(tmp_path / "made", key, version="v1.0.0+rfor2", versions=dict(made.versions))
-    shutil.copytree(newer.dist, system.root / "srv/newer")
-    install(system, installer_of(made), METHOD="rpm", TYPE="agent", ARTIFACT_PATH="/srv/newer")
-    assert "rfo-agent-1.0.0+rfor2-1.oe2203sp4.noarch" in system.run("rpm", "-qa", "rfo*").stdout
-
-
-def test_packages_that_are_refused(system: System, key: Key, tmp_path: Path) -> None:
-    def refused(name: str, made: Trusted, code: int, said: str) -> None:
-        shutil.copytree(made.dist, system.root / "srv" / name)
-        done = install(system, installer_of(made), check=False, METHOD="rpm", ARTIFACT_PATH=f"/srv/{name}")
-        assert done.returncode == code, done.stderr
-        assert said in done.stderr
-        assert system.run("rpm", "-qa", "rfo*").stdout == ""
-        assert not (system.root / "var/lib/rfo/trust/state.json").exists()
-
-    made = packaged(tmp_path / "altered", key)
-    package = next((made.dist / f"rpm/{BASE}/x86_64").glob("rfo-server-*"))
-    data = bytearray(package.read_bytes())
-    data[-1] ^= 1
-    package.write_bytes(data)
-    refused("altered", made, 10, f"refused: rpm/{BASE}/x86_64/{package.name}: was changed")
-    unsigned = packaged(tmp_path / "unsigned", None)
-    refused("unsigned", unsigned, 10, "rfo-server-1.0.0+rfor1-1.oe2203sp4.noarch.rpm: digests SIGNATURES NOT OK")
-    none = promoted(tmp_path / "none", stand_in=False, base=BASE)
-    refused("none", none, 1, f"has no packages for {BASE}")
+        done = install(system, installer_of(made), ARTIFACT_PATH=f"/srv/{new}", **by_package)
+        assert "rfo-agent still runs the version from before: systemctl restart rfo-agent" in done.stderr
+        assert new.removeprefix("v") in system.run("rfo").stdout
+        assert system.run("systemctl", "is-active", "rfo-agent").stdout == "active\n"
 
 
 def test_the_release_in_dist(system: System) -> None:
