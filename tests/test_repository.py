@@ -239,10 +239,26 @@ def test_a_package_is_never_replaced_by_another_of_its_name(odd: Path, kept: Pat
     assert "would be replaced" in error.reason, "nothing says that the file that is there is damaged"
 
 
-def test_an_older_release_that_would_not_be_kept(kept: Path, releases: Releases) -> None:
-    add(Wanted(releases.dist(THIRD), kept, keep=1), context())
-    error = fails(lambda: add(Wanted(releases.dist(FIRST), kept, keep=1), context()))
-    assert isinstance(error, UsageError) and "is older than the newest 1" in error.reason
+def test_an_older_release_that_would_not_be_kept(three: Path, releases: Releases) -> None:
+    error = fails(lambda: add(Wanted(releases.dist(FIRST), three, keep=2), context()))
+    assert isinstance(error, UsageError) and "is older than the newest 2" in error.reason
+
+
+def test_a_release_is_taken_out_with_its_evidence(kept: Path, releases: Releases) -> None:
+    shutil.rmtree(kept / "releases" / f"{FIRST}@{BASE}")
+    done = add(Wanted(releases.dist(SECOND), kept), context())
+    assert {of(FIRST, name) for name in NAMES} <= set(done.unknown), "said, so that they can be removed"
+    for name in done.unknown:
+        (kept / name).unlink()
+    assert check(kept, "", context()).findings == []
+    assert judged(kept, releases) == []
+
+
+def test_a_host_without_a_key_makes_none(kept: Path, releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RFO_KEYS", str(kept.parent / "none"))
+    error = fails(lambda: add(Wanted(releases.dist(SECOND), kept), context()))
+    assert isinstance(error, TrustError) and "there is no key for packages" in error.reason
+    assert not (kept.parent / "none").exists()
 
 
 def test_folders_that_are_no_repository(releases: Releases, tmp_path: Path, kept: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pipeline.accept import Asked, accept
 from pipeline.attest.keys import keys_folder
-from pipeline.attest.openpgp import SIGNATURE, armor
-from pipeline.attest.packages import have_packages_key, known_certificates
+from pipeline.attest.openpgp import SIGNATURE, Public, armor
+from pipeline.attest.packages import known_certificates
 from pipeline.attest.signing import PackagesKey
 from pipeline.baselocks import have_base_lock
 from pipeline.context import Context, host_arch
@@ -100,13 +100,13 @@ def add(wanted: Wanted, context: Context) -> Added:
     try:
         if context.options.dry_run:
             return describe(plan_merge(repository, release, wanted.keep), repository)
-        have_packages_key(context)
+        key = signing_key()
         with locked(repository):
             remove_unfinished(repository)
             merge = plan_merge(repository, release, wanted.keep)
-            refuse_unsigned(merge, repository, signing_key())
+            refuse_unsigned(merge, repository, key.fingerprint)
             refuse_small_disk(merge, repository)
-            return publish(merge, repository, context)
+            return publish(merge, repository, key, context)
     except OSError as error:
         raise store_error(error, wanted.repository) from error
 
@@ -130,34 +130,41 @@ def accepted(wanted: Wanted, context: Context) -> Release:
             f"{folder.name} is not accepted, and was not added:\n  " + "\n  ".join(lines),
             f"see everything: ./inv verify --release {folder}",
         )
+    if report.development:
+        progress.say("DEVELOPMENT: keys and policy are for development; nobody should rely on what they sign")
     if read_published(folder).manifest != release.published.manifest:
         raise SourceError(f"{folder} was changed while it was judged", "run the same command again")
     return release
 
 
-def signing_key() -> str:
-    """Fingerprint of the key that signs packages on this host. Raises TrustError."""
-    return known_certificates(keys_folder())[0].public.fingerprint
+def signing_key() -> Public:
+    """The key that signs metadata on this host. Raises TrustError: none is made, as releases have to name it."""
+    known = known_certificates(keys_folder())
+    if not known:
+        raise TrustError(
+            f"there is no key for packages in {keys_folder()}: the one that signed the packages signs metadata too",
+            "run this where the release was made, or bring its key: RFO_KEYS=FOLDER",
+        )
+    return known[0].public
 
 
 def describe(merge: Merge, repository: Repository) -> Added:
     """What would be done; nothing is written."""
-    known = known_certificates(keys_folder())
-    signer = known[0].public.fingerprint if known else ""
-    refuse_unsigned(merge, repository, signer)
+    key = signing_key().fingerprint
+    refuse_unsigned(merge, repository, key)
     folders = tuple(
-        Changed(f, len(p), _revision(merge, f), not _holds(merge, f, signer)) for f, p in merge.folders.items()
+        Changed(f, len(p), _revision(merge, f, key), not _holds(merge, f, key)) for f, p in merge.folders.items()
     )
     return _added(merge, repository, folders, tuple(n for n, _ in _evidence(merge, repository)), dry_run=True)
 
 
-def publish(merge: Merge, repository: Repository, context: Context) -> Added:
+def publish(merge: Merge, repository: Repository, key: Public, context: Context) -> Added:
     """Bring a repository to what was planned, in an order in which whoever reads it finds it whole."""
     if merge.added:
         context.progress.step(f"copying {len(merge.added)} packages, {size(sum(p.size for p in merge.added))}")
     place_packages(merge, repository)
     evidence = place_evidence(merge, repository)
-    folders = tuple(renew(merge, folder, repository, context) for folder in merge.folders)
+    folders = tuple(renew(merge, folder, repository, key, context) for folder in merge.folders)
     for place in merge.removed:
         (repository.root / place).unlink(missing_ok=True)
     for name in merge.gone:
@@ -224,22 +231,20 @@ def place_evidence(merge: Merge, repository: Repository) -> tuple[str, ...]:
     return tuple(name for name, _ in written)
 
 
-def renew(merge: Merge, folder: str, repository: Repository, context: Context) -> Changed:
+def renew(merge: Merge, folder: str, repository: Repository, key: Public, context: Context) -> Changed:
     """Make, sign and publish the metadata of a folder, if those that are there are not of what it now holds."""
     packages = merge.folders[folder]
-    key = signing_key()
-    if _holds(merge, folder, key):
-        return Changed(folder, len(packages), _revision(merge, folder), False)
+    revision = _revision(merge, folder, key.fingerprint)
+    if _holds(merge, folder, key.fingerprint):
+        return Changed(folder, len(packages), revision, False)
     context.progress.step(f"metadata of {folder}: {len(packages)} packages")
-    revision = _revision(merge, folder)
     if revision >= MAX_REVISION:
         raise SourceError(
             f"{folder}: revision {revision} of its metadata is no time", "restore its repodata from a copy"
         )
     place, epochs = repository.root / folder, {p.file: merge.epochs[p.place] for p in packages}
     made = make_index(place, packages, epochs, revision, packages_root(folder, merge, context), context.store)
-    created = known_certificates(keys_folder())[0].public.created
-    signer = PackagesKey(context.store.root, "", max(revision, created))
+    signer = PackagesKey(context.store.root, "", max(revision, key.created))
     blob = context.store.blob(context.store.add_bytes(made.repomd).digest)
     name = f"{folder}/{REPODATA}/{METADATA_SIGNATURE}"
     write_index(place, made, armor(signer.sign({name: blob})[name], SIGNATURE))
@@ -266,10 +271,10 @@ def _holds(merge: Merge, folder: str, signer: str) -> bool:
     return index is not None and index.holds(merge.folders[folder], signer)
 
 
-def _revision(merge: Merge, folder: str) -> int:
+def _revision(merge: Merge, folder: str, signer: str) -> int:
     """Of the metadata that a folder has or will have: never lower than before."""
-    index, known = merge.indexes[folder], known_certificates(keys_folder())
-    if index and known and _holds(merge, folder, known[0].public.fingerprint):
+    index = merge.indexes[folder]
+    if index and _holds(merge, folder, signer):
         return index.repomd.revision
     newest = max(merge.epochs[p.place] for p in merge.folders[folder])
     return max(newest, index.repomd.revision + 1 if index else 0)

@@ -4,7 +4,7 @@ Who may say what is in it is another question, which `inv verify --repo` answers
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from pipeline.model import PLATFORMS, Digest
 from pipeline.repository.closure import Closure
 from pipeline.repository.header import files, requirements
 from pipeline.repository.index import Index, read_index, read_keys
-from pipeline.repository.kept import REPODATA, SOURCE, Release, Repository, find_repository
+from pipeline.repository.kept import REPODATA, SOURCE, Package, Release, Repository, find_repository
 from pipeline.repository.merge import newest_keys
 from pipeline.rpm.metadata import INDEX
 from pipeline.rpm.package import read_package
@@ -76,17 +76,36 @@ class Checked:
         self.findings.append(Finding(subject, str(reason), remedy))
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """What is known while folders are looked at."""
+
+    repository: Repository
+    releases: dict[str, Release]
+    keys: Sequence[PgpKey]
+    found: Checked
+
+    def named(self, folder: str) -> dict[str, tuple[Package, str]]:
+        """The packages of a folder as releases name them, with the release's name, by file name."""
+        owned = [(p, name) for name, r in self.releases.items() for p in r.packages if p.folder == folder]
+        return {p.file: (p, name) for p, name in owned}
+
+    def again(self, release: str = "") -> str:
+        """The command that adds a release again, the newest unless one is named."""
+        return _again(self.repository, self.releases, release)
+
+
 def check(root: Path, base: str, context: Context) -> Checked:
     """Check the repository in a folder; with `base` what packages require is looked for in that base too.
 
     Raises UsageError for a folder that is none, DefinitionError for an unknown base, NetworkError.
     """
-    repository, found = find_repository(root), Checked(root)
+    found = Checked(root)
     against = context.definitions.base(base) if base else None
     try:
+        repository = find_repository(root)
         releases = repository.releases()
-        again = f"./inv repo add --from dist/{max(releases, default='VERSION')} --repo {root}"
-        keys = _check_keys(repository, releases, again, found)
+        looked = _Looked(repository, releases, _check_keys(repository, releases, found), found)
         unknown = repository.unknown({p.place for r in releases.values() for p in r.packages}, releases)
     except SourceError as error:
         found.say(str(root), error.reason, error.hint)
@@ -98,66 +117,72 @@ def check(root: Path, base: str, context: Context) -> Checked:
     own = {f for f in folders if f.partition("/")[0] == base}
     for folder in folders:
         context.progress.step(f"checking {folder}")
-        _check_folder(repository, folder, releases.values(), keys, again, found)
-        if found.folders and found.folders[-1].folder == folder:
+        index = _check_folder(looked, folder)
+        if index:
             solved = _check_closure(root, folder, against if not own or folder in own else None, context, found)
-            found.folders[-1] = Folder(**{**vars(found.folders[-1]), "requirements": solved})
+            found.folders.append(Folder(folder, len(index.packages), index.repomd.revision, solved))
     return found
 
 
-def _check_keys(repository: Repository, releases: dict[str, Release], again: str, found: Checked) -> list[PgpKey]:
+def _again(repository: Repository, releases: dict[str, Release], release: str = "") -> str:
+    newest = max(releases.values(), key=lambda r: (r.version, r.name)).name if releases else "VERSION"
+    return f"./inv repo add --from dist/{release or newest} --repo {repository.root}"
+
+
+def _check_keys(repository: Repository, releases: dict[str, Release], found: Checked) -> list[PgpKey]:
     """The keys of the repository. Raises SourceError where nothing can be checked without them."""
-    path = repository.root / KEYS
+    path, again = repository.root / KEYS, _again(repository, releases)
     if not releases or not path.is_file():
         missing = KEYS if releases else "the evidence of any release"
-        raise SourceError(f"it has not {missing}: a first `inv repo add` was not finished", again)
+        raise SourceError(f"it has not {missing}: an `inv repo add` was not finished, or it was removed", again)
     data = path.read_bytes()
     if data != newest_keys(releases):
         found.say(KEYS, "is not the file of the newest release", again)
     return read_keys(data, KEYS)
 
 
-def _check_folder(
-    repository: Repository, folder: str, releases: Iterable[Release], keys: Sequence[PgpKey], again: str, found: Checked
-) -> None:
-    """Metadata and packages of one folder."""
+def _check_folder(looked: _Looked, folder: str) -> Index | None:
+    """Metadata and packages of one folder; returns the metadata if they can be read."""
+    found, root = looked.found, looked.repository.root
     try:
-        index = read_index(repository.root / folder, keys, folder)
+        index = read_index(root / folder, looked.keys, folder)
     except Refused as refused:
-        found.say(refused.subject, _because(refused), f"restore it from a copy, or: {again}")
-        return
+        found.say(refused.subject, _because(refused), f"restore it from a copy, or: {looked.again()}")
+        return None
     if index is None:
-        found.say(folder, f"has no {REPODATA}/{INDEX}: an `inv repo add` was not finished", again)
-        return
-    _check_signer(index, folder, keys, again, found)
-    found.folders.append(Folder(folder, len(index.packages), index.repomd.revision, UNCHECKED))
-    there = repository.packages(folder)
-    for name in sorted(set(there) - set(index.packages)):
-        found.say(f"{folder}/{name}", "lies there, and the metadata do not name it", again)
-    named = {p.file: p for r in releases for p in r.packages if p.folder == folder}
+        found.say(folder, f"has no {REPODATA}/{INDEX}: an `inv repo add` was not finished", looked.again())
+        return None
+    _check_signer(looked, folder, index)
+    named = looked.named(folder)
+    for name in sorted(set(looked.repository.packages(folder)) - set(index.packages)):
+        if name in named:
+            reason = "lies there, and the metadata do not name it: an `inv repo add` was not finished"
+            found.say(f"{folder}/{name}", reason, looked.again(named[name][1]))
     good: list[Rpm] = []
     for name, listed in sorted(index.packages.items()):
         place = f"{folder}/{name}"
-        if name not in named or named[name].digest.hex != listed.sha256:
-            found.say(place, "no release of this repository names it with the digest that metadata have", again)
+        package, release = named.get(name, (None, ""))
+        if package is None or package.digest.hex != listed.sha256:
+            found.say(place, "no release of this repository names it with the digest in the metadata", looked.again())
         try:
-            good.append(_check_package(repository.root / place, place, listed, keys))
+            good.append(_check_package(root / place, place, listed, looked.keys))
         except Refused as refused:
-            found.say(place, _because(refused), again)
+            found.say(place, _because(refused), looked.again(release))
         except PipelineError as error:
-            found.say(place, error.reason, again)
+            found.say(place, error.reason, looked.again(release))
     if not folder.endswith(f"/{SOURCE}"):
         _check_together(folder, good, found)
+    return index
 
 
-def _check_signer(index: Index, folder: str, keys: Sequence[PgpKey], again: str, found: Checked) -> None:
+def _check_signer(looked: _Looked, folder: str, index: Index) -> None:
     if index.problem:
-        found.say(f"{folder}/{REPODATA}/{INDEX}", _because(index.problem), again)
+        looked.found.say(f"{folder}/{REPODATA}/{INDEX}", _because(index.problem), looked.again())
         return
-    key = next(k for k in keys if k.fingerprint == index.signer)
+    key = next(k for k in looked.keys if k.fingerprint == index.signer)
     if key.expires is not None and key.expires <= time.time():
-        remedy = f"./inv keys rotate --role packages, make a release with it, and {again}"
-        found.say(f"{folder}/{REPODATA}/{INDEX}", f"is signed by {key.fingerprint}, which has expired", remedy)
+        remedy = "./inv keys rotate --role packages, then add a release that was made with the new key"
+        looked.found.say(f"{folder}/{REPODATA}/{INDEX}", f"is signed by {key.fingerprint}, which has expired", remedy)
 
 
 def _check_package(path: Path, place: str, listed: Listed, keys: Sequence[PgpKey]) -> Rpm:

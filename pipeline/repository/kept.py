@@ -174,12 +174,16 @@ def files_below(root: Path, starts: tuple[str, ...]) -> list[str]:
 
 
 def find_repository(root: Path, *, new: bool = False) -> Repository:
-    """The repository in a folder; with `new` it may be empty or missing. Raises UsageError for anything else."""
+    """The repository in a folder; with `new` it may be empty or missing.
+
+    Raises UsageError for anything else, SourceError for links in it.
+    """
     if not root.exists() and new:
         return Repository(root)
     if not root.is_dir():
         raise UsageError(f"{root} is no folder", "name the folder of a repository: --repo DIR")
     if (root / MARK).is_file() or ((root / KEYS).is_file() and (root / RELEASES).is_dir()):
+        files_below(root, ("",))
         return Repository(root)
     if any(root.iterdir()):
         raise UsageError(
