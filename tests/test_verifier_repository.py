@@ -258,6 +258,9 @@ def test_a_repository_of_two_releases_is_accepted(whole: Made) -> None:
         (X86, LATE + 1, 4),
     ]
     assert report.releases == [f"{v}@{BASE}" for v in (V1, V2)]
+    packages = sorted(p.relative_to(whole.repository).as_posix() for p in whole.repository.rglob("*.rpm"))
+    assert sorted(r.item.name for r in report.rows if r.item.kind == "rpm") == packages
+    assert all(r.builders and r.rebuilders for r in report.rows)
     assert report.development
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def verify_repository(place: Path, root: bytes, options: Options, name: str = RE
 def _verify_released(folder: Folder, root: bytes, options: Options, report: Report) -> None:
     """The packages of one release, in its folder: verifying it compares all files of the repository by itself."""
     found = verify(folder.root.parent, root, replace(options, scope=replace(PACKAGES_APART, apart=False)))
-    _take(found, report, "../")
+    _take(found, report, "../", {*folder.sizes, "../release.json"})
     _carry_on(found, report)
     named = {n[len(PACKAGES) :]: d for n, d in found.named.items() if n.startswith(PACKAGES)}
     if not found.named:
@@ -117,8 +117,9 @@ def _verify_merged(folder: Folder, root: bytes, options: Options, name: str, rep
         trust, source = _newest_trust(folder, names, root, options.state)
         found = {n: _judge_release(folder, n, root, trust, options, newest=n == names[-1]) for n in names}
         named: dict[str, set[str]] = {}
+        known = {p for p in folder.sizes if p.endswith((".rpm", "/release.json"))}
         for release, judged in found.items():
-            _take(judged, report, f"{RELEASES}{release}/")
+            _take(judged, report, f"{RELEASES}{release}/", known)
             for place, digest in judged.named.items():
                 if place.startswith(PACKAGES):
                     named.setdefault(place[len(PACKAGES) :], set()).add(digest)
@@ -174,12 +175,15 @@ def _judge_release(folder: Folder, name: str, root: bytes, trust: Trust, options
     return report
 
 
-def _take(found: Report, report: Report, prefix: str) -> None:
-    """Add what was found about a release, whose files have `prefix` in front here."""
+def _take(found: Report, report: Report, prefix: str, known: Container[str]) -> None:
+    """Add what was found about a release, whose files have `prefix` in front here; rows only of `known` files."""
     report.refused += [_placed(r, prefix) for r in found.refused]
     for row in found.rows:
-        item = row.item if row.item.name.startswith(PACKAGES) else replace(row.item, name=prefix + row.item.name)
-        report.rows.append(replace(row, item=item, refused=tuple(_placed(r, prefix) for r in row.refused)))
+        name = row.item.name
+        here = name[len(PACKAGES) :] if name.startswith(PACKAGES) else prefix + name
+        if here in known or row.refused:
+            item, refused = replace(row.item, name=here), tuple(_placed(r, prefix) for r in row.refused)
+            report.rows.append(replace(row, item=item, refused=refused))
     for lines, more in ((report.stale, found.stale), (report.notes, found.notes)):
         lines += [line for line in more if line not in lines]
     report.files, report.size = report.files + found.files, report.size + found.size
