@@ -16,8 +16,8 @@ import pytest
 from engine import REPO, environment, fails, make_context, said
 from rpm_mirror import Key, make_key
 
-from pipeline.attest import succession
-from pipeline.attest.keys import PACKAGES, load_signing, new_key, read_id, read_public, write_private
+from pipeline.attest import packages, succession
+from pipeline.attest.keys import PACKAGES, Signing, load_signing, new_key, read_id, read_public, write_private
 from pipeline.attest.openpgp import (
     DAY,
     Public,
@@ -384,6 +384,18 @@ def test_a_key_of_a_signer_uri(folder: Path, tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert isinstance(fails(lambda: rotate_packages_key(folder, other)), TrustError)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_signer_with_another_padding_is_found_out(folder: Path) -> None:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from securesystemslib.signer import CryptoSigner
+
+    private = load_pem_private_key((folder / "packages.key").read_bytes(), None)
+    signing = Signing(
+        PACKAGES, packages.sslib_key(known_certificates(folder)[0].public), CryptoSigner(private)
+    )  # by RSASSA-PSS
+    sign = packages.key_signer(signing, known_certificates(folder)[0].public)
+    assert "is not a signature of" in fails(lambda: sign(MESSAGE, int(time.time()))).reason
 
 
 def test_a_key_that_a_command_signs_with(folder: Path, elsewhere: Key, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pipeline.attest.packets import (
 )
 
 __all__ = [
+    "CERTIFICATE",
     "SIGNATURE",
     "Certificate",
     "Public",
@@ -257,7 +258,7 @@ def _read_public(body: bytes) -> Public:
         raise ValueError("expected a version 4 RSA key")
     modulus, rest = read_mpi(body[6:])
     exponent, rest = read_mpi(rest)
-    if rest or not MIN_BITS <= modulus.bit_length() <= MAX_BITS or not 2 < exponent < 1 << 64 or exponent % 2 == 0:
+    if rest or not MIN_BITS <= modulus.bit_length() <= MAX_BITS or not 65537 <= exponent < 1 << 32:
         raise ValueError(f"expected an RSA key of {MIN_BITS} to {MAX_BITS} bits")
     return Public(modulus, exponent, int.from_bytes(body[1:5], "big"))
 

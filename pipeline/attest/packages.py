@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.attest.keys import PACKAGES, Secret, keys_folder, load_signing
+from pipeline.attest.keys import PACKAGES, Secret, Signing, keys_folder, load_signing
 from pipeline.attest.openpgp import (
     MAX_CERTIFICATES,
     MAX_SIGNATURE,
@@ -101,7 +101,7 @@ def load_packager(folder: Path, secret: Secret | None = None) -> Packager:
         if stopped:
             error.hint += "; if a change of the key was stopped, go on: ./inv keys rotate --role packages"
         raise
-    return Packager(known[0], lambda message, time: signature(known[0].public, signing.sign, message, time))
+    return Packager(known[0], key_signer(signing, known[0].public))
 
 
 def have_packages_key(context: "Context") -> None:
@@ -124,6 +124,18 @@ def have_packages_key(context: "Context") -> None:
             ensure_development(HERE.parent, context.progress)
         if make_packages_key(folder):
             context.progress.say(f"  made a DEVELOPMENT key for packages in {folder}: it proves nothing to others")
+
+
+def key_signer(signing: Signing, public: Public) -> Callable[[bytes, int], bytes]:
+    """Signs by a key, and looks whether it did: a signer that is elsewhere may have another key or padding."""
+
+    def make(message: bytes, time: int) -> bytes:
+        try:
+            return checked_packet(signature(public, signing.sign, message, time), public, message)[0]
+        except ValueError as error:
+            raise TrustError(f"what the signer of packages gave is refused: {error}") from error
+
+    return make
 
 
 def command_signer(path: Path, own: Certificate) -> Callable[[bytes, int], bytes]:
