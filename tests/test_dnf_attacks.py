@@ -8,6 +8,8 @@ import pytest
 from dnf import EPOCH, NEW, NODE, OLD, Host, index, key_file, made, new_signer, publish
 from rpm_mirror import serve
 
+from pipeline.attest.openpgp import DAY
+
 PACKAGE = "rfo-server-*.rpm"
 OTHER = new_signer("Somebody else")
 Attack = Callable[[Path], None]
@@ -146,8 +148,8 @@ def test_not_noticed_older_metadata(tmp_path: Path) -> None:
 
 
 def expired(folder: Path) -> tuple[Path, Path]:
-    """A repository, and the key that has signed it while it could; it expired long ago."""
-    signer = new_signer("RFO packages (expired)", days=30)
+    """A repository, and the key that has signed it after it had expired."""
+    signer = new_signer("RFO packages (expired)", created=EPOCH - 60 * DAY, days=30)
     repository = publish(folder / "repository", unsigned_files(), signer)
     return repository, key_file(folder / "RPM-GPG-KEY-rfo", signer)
 
