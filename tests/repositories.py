@@ -26,7 +26,8 @@ from pipeline.context import Context, Options
 from pipeline.errors import PipelineError
 from pipeline.model import PLATFORMS
 from pipeline.report.progress import Progress
-from pipeline.repository.add import Wanted, add
+from pipeline.repository.add import add
+from pipeline.repository.incoming import Wanted
 from pipeline.rpm.package import add_signature, main_header
 from pipeline.rpm.signatures import KEYS
 

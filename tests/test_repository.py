@@ -25,8 +25,9 @@ from pipeline.context import Context, Options
 from pipeline.errors import TrustError, UsageError
 from pipeline.model import Digest
 from pipeline.report.progress import Progress
-from pipeline.repository.add import Wanted, add
+from pipeline.repository.add import add
 from pipeline.repository.check import Checked, check
+from pipeline.repository.incoming import Wanted
 from pipeline.repository.index import read_index, read_keys
 from pipeline.repository.kept import MARK, find_repository
 from pipeline.rpm.signatures import KEYS
@@ -219,6 +220,16 @@ def test_a_candidate_is_refused_unless_it_is_asked_for(releases: Releases, tmp_p
     assert judged(tmp_path / "kept", releases) == []
 
 
+def test_evidence_that_is_not_accepted_keeps_others_out(kept: Path, releases: Releases) -> None:
+    before = content(kept)
+    flip(kept / "releases" / f"{FIRST}@{BASE}" / "provenance" / "release" / "release.sigstore.json")
+    for dry_run in (True, False):
+        error = fails(lambda d=dry_run: add(Wanted(releases.dist(THIRD), kept), context(dry_run=d)))  # type: ignore[misc]
+        assert isinstance(error, TrustError) and f"{FIRST}@{BASE} is in {kept}, and is not accepted" in error.reason
+    add(Wanted(releases.dist(FIRST), kept), context())
+    assert content(kept) == before, "the release itself brings its evidence"
+
+
 def test_a_release_that_is_not_as_it_was_signed(releases: Releases, tmp_path: Path) -> None:
     source = copied(releases.dist(FIRST), tmp_path / releases.dist(FIRST).name)
     flip(source / "rpm" / of(FIRST, "rfo-server"))
@@ -388,8 +399,11 @@ def test_on_a_full_disk_nothing_is_half_there(releases: Releases, tmp_path: Path
 def odd(releases: Releases, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A candidate of the second release's version whose packages do not fit together."""
     folder = tmp_path_factory.mktemp("odd")
+    exact, systemd = "Requires:       rfo-common = %{version}-%{release}", "\nRequires(post): systemd"
+    server, agent = (f"Service of an RFO {role} node\n" for role in ("server", "agent"))
     change = {
-        "Requires:       rfo-common = %{version}-%{release}\nRequires(post): systemd": "Requires: no-such-thing >= 9",
+        f"{server}{exact}{systemd}": f"{server}Requires: rfo-common >= 1{systemd}",
+        f"{agent}{exact}{systemd}": f"{agent}Requires: no-such-thing >= 9{systemd}",
         "%files          agent": "%files          agent\n%{_bindir}/rfo",
     }
     return candidate(releases, folder, SECOND, releases.keys, change=change)
@@ -408,6 +422,7 @@ def test_packages_that_do_not_fit_together(misfit: Path) -> None:
     found = reasons(check(misfit, BASE, context()))
     assert f"rfo-common-{of(SECOND)}: owns /usr/bin/rfo, and so does rfo-agent" in found
     assert f"rfo-agent-{of(SECOND)}: does not require rfo-common = {of(SECOND)}" in found
+    assert f"rfo-server-{of(SECOND)}: requires rfo-common >= 1; expected rfo-common = " in found
     assert f"{of(SECOND, 'rfo-agent')}: cannot be installed: nothing provides no-such-thing >= 9" in found
     assert "pipeline/repository/hosts.yaml" in found
 
@@ -425,6 +440,15 @@ def test_each_thing_that_is_wrong_is_named(kept: Path) -> None:
     assert f"{SOURCE}/{INDEX}: was changed after it was signed" in text
     assert "./inv repo add --from" in text
     assert found.exit_code == 5
+
+
+def test_a_key_that_has_expired_speaks_for_no_metadata(kept: Path) -> None:
+    signer = dnf.new_signer("expired", days=30)
+    (kept / KEYS).write_bytes(dnf.key_file(kept.parent / KEYS, signer).read_bytes() + (kept / KEYS).read_bytes())
+    signer.sign_index(kept / FOLDER)
+    text = reasons(check(kept, "", context()))
+    assert f"{FOLDER}/{INDEX}: is signed by {signer.certificate.public.fingerprint}, which has expired" in text
+    assert f"{KEYS}: is not the file of the newest release" in text
 
 
 @pytest.mark.parametrize("lost", [KEYS, f"{FOLDER}/{INDEX}", f"{FOLDER}/{INDEX}.asc", "releases"])
@@ -496,7 +520,12 @@ def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
-def test_the_command_as_json(kept: Path) -> None:
+def test_the_command_as_json(kept: Path, releases: Releases) -> None:
+    done = command("add", "--from", releases.dist(SECOND), "--repo", kept, "--keep", 1, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["dry_run"], found["release"], found["added"]) == (True, f"{SECOND}@{BASE}", [])
+    assert of(FIRST, "rfo-server") in found["removed"]
     (kept / of(FIRST, "rfo-server")).unlink()
     done = command("check", "--repo", kept, "--json")
     assert done.returncode == 5, done.stderr

@@ -72,7 +72,8 @@ def repo(
             raise UsageError(reason, "./inv repo add --from dist/VERSION --repo DIR")
         if keep and not parse_count(keep, "--keep"):
             raise UsageError("--keep 0: a repository keeps one version at least")
-        from pipeline.repository.add import Wanted, add
+        from pipeline.repository.add import add
+        from pipeline.repository.incoming import Wanted
 
         trusted = Path(root).absolute() if root else None
         wanted = Wanted(Path(from_).absolute(), place, int(keep) if keep else None, candidate, trusted)

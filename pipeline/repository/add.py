@@ -11,7 +11,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.accept import Asked, accept
 from pipeline.attest.keys import keys_folder
 from pipeline.attest.openpgp import SIGNATURE, Public, armor
 from pipeline.attest.packages import known_certificates
@@ -21,10 +20,9 @@ from pipeline.context import Context, host_arch
 from pipeline.errors import SourceError, StoreError, TrustError
 from pipeline.lock import write_atomically
 from pipeline.model import CHUNK
-from pipeline.promote import grouped
 from pipeline.publish.dist import TEMPORARY
-from pipeline.publish.published import read_published
 from pipeline.report.progress import size
+from pipeline.repository.incoming import Wanted, accepted, refuse_unaccepted
 from pipeline.repository.index import MAX_REVISION, make_index, sync, write_index
 from pipeline.repository.kept import (
     RELEASES,
@@ -41,25 +39,9 @@ from pipeline.roots import Roots
 from pipeline.rpm.packages import ROLE
 from pipeline.rpm.signatures import FOLDER, KEYS, METADATA_SIGNATURE
 from pipeline.store import remove_tree, store_error
-from pipeline.verifier.report import ACCEPTED
 
 RESERVE = 16 << 20
 """Bytes that evidence and metadata may take besides packages."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be done."""
-
-    source: Path
-    """Folder of the release."""
-    repository: Path
-    keep: int | None = None
-    """Versions that each folder keeps; None: all."""
-    candidate: bool = False
-    """Whether a release that nobody promoted is taken, for development."""
-    root: Path | None = None
-    """Metadata of the root that is trusted; None: the newest of this host's trust repository."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +78,14 @@ class Added:
 def add(wanted: Wanted, context: Context) -> Added:
     """Merge a release into a repository. Raises PipelineError; the same call goes on where it was stopped."""
     repository = find_repository(wanted.repository, new=True)
-    release = accepted(wanted, context)
+    release = accepted(wanted, context.progress)
     try:
         if context.options.dry_run:
-            return describe(plan_merge(repository, release, wanted.keep), repository)
+            return describe(decide(wanted, repository, release), repository)
         key = signing_key()
         with locked(repository):
             remove_unfinished(repository)
-            merge = plan_merge(repository, release, wanted.keep)
+            merge = decide(wanted, repository, release)
             refuse_unsigned(merge, repository, key.fingerprint)
             refuse_small_disk(merge, repository)
             return publish(merge, repository, key, context)
@@ -111,30 +93,11 @@ def add(wanted: Wanted, context: Context) -> Added:
         raise store_error(error, wanted.repository) from error
 
 
-def accepted(wanted: Wanted, context: Context) -> Release:
-    """The release in a folder, if it is one that its users will accept. Raises TrustError, UsageError, SourceError."""
-    folder, progress = wanted.source, context.progress
-    release = Release(read_published(folder))
-    if wanted.candidate:
-        progress.say(
-            f"CANDIDATE: nobody judged {folder.name}; rfo-verify refuses a repository with it until it is promoted"
-        )
-        for package in release.packages:
-            release.published.file(f"{FOLDER}/{package.place}")
-        return release
-    progress.step(f"judging {folder.name}")
-    report = accept(Asked(str(folder), wanted.root), progress)
-    if report.exit_code != ACCEPTED:
-        lines = [*grouped(report.reasons), *report.stale]
-        raise TrustError(
-            f"{folder.name} is not accepted, and was not added:\n  " + "\n  ".join(lines),
-            f"see everything: ./inv verify --release {folder}",
-        )
-    if report.development:
-        progress.say("DEVELOPMENT: keys and policy are for development; nobody should rely on what they sign")
-    if read_published(folder).manifest != release.published.manifest:
-        raise SourceError(f"{folder} was changed while it was judged", "run the same command again")
-    return release
+def decide(wanted: Wanted, repository: Repository, release: Release) -> Merge:
+    """What becomes of the repository, whose own evidence is judged too: what is signed now is all of it."""
+    if not wanted.candidate:
+        refuse_unaccepted(repository, release, wanted.root)
+    return plan_merge(repository, release, wanted.keep)
 
 
 def signing_key() -> Public:

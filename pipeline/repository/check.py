@@ -215,7 +215,7 @@ def _check_together(folder: str, packages: Sequence[Rpm], found: Checked) -> Non
                 if owners.setdefault(path, package.name) != package.name:
                     found.say(called, f"owns {path}, and so does {owners[path]}-{evr}", "let one of the specs drop it")
             for need in required:
-                if need.name in ours and not (need.exact and need.evr == evr):
+                if need.name in ours and (need.relation, need.evr) != ("=", evr):
                     found.say(called, f"requires {need}; expected {need.name} = {evr}", "mend its spec in rpm/specs")
             if package.name not in APART and COMMON not in {n.name for n in required}:
                 found.say(called, f"does not require {COMMON} = {evr}", "mend its spec in rpm/specs")

@@ -12,7 +12,8 @@ _REQUIRE_FLAGS, _REQUIRE_NAMES, _REQUIRE_VERSIONS = 1048, 1049, 1050
 _MODES, _FOLDER_OF, _NAMES, _FOLDERS = 1030, 1116, 1117, 1118
 _INT16, _INT32 = 3, 4
 _NUMBERS = {_INT16: "H", _INT32: "I"}
-_LESS, _GREATER, _EQUAL = 2, 4, 8
+_RELATIONS = {"<": 2, ">": 4, "=": 8}
+"""Flags of a requirement, which may be combined."""
 _FILE_TYPE, _FOLDER_TYPE = 0o170000, 0o040000
 
 
@@ -23,18 +24,18 @@ class Requirement:
     name: str
     evr: str
     """Empty without a version."""
-    exact: bool
-    """Whether it has to be that version."""
+    relation: str
+    """`=`, `>=` and the like; empty without a version."""
 
     def __str__(self) -> str:
-        return f"{self.name} {'=' if self.exact else '(some version)'} {self.evr}" if self.evr else self.name
+        return f"{self.name} {self.relation} {self.evr}" if self.relation else self.name
 
 
 def requirements(header: Header) -> list[Requirement]:
     """What a package requires. Raises ValueError."""
     flags = numbers(header, _REQUIRE_FLAGS)
     facts = zip(texts(header, _REQUIRE_NAMES), texts(header, _REQUIRE_VERSIONS), flags, strict=True)
-    return [Requirement(n, v, f & (_LESS | _GREATER | _EQUAL) == _EQUAL) for n, v, f in facts]
+    return [Requirement(n, v, "".join(r for r, bit in _RELATIONS.items() if f & bit)) for n, v, f in facts]
 
 
 def files(header: Header) -> list[str]:

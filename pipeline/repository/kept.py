@@ -77,7 +77,10 @@ class Release:
         self.packages = tuple(Package(m["folder"], m["file"], Digest.parse(a.digest), a.size) for m, a in places if m)
         where = published.folder
         if not self.packages:
-            raise UsageError(f"{where} has no packages: it was made before there were any, or on a base without")
+            raise UsageError(
+                f"{where} has no packages: it was made before there were any, or on a base without `dist`",
+                f"make it anew: ./inv release --version {manifest.version}",
+            )
         if f"{FOLDER}/{KEYS}" not in published.artifacts:
             raise SourceError(
                 f"{where}/release.json names packages, but no {FOLDER}/{KEYS} with the keys to check them"
