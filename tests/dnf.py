@@ -257,8 +257,14 @@ class Host:
             "--releasever=22.03", *forced, *arguments,
         ]  # fmt: skip
         done = self._run(*command)
+        self.stop_agents()
         assert done.returncode == status, f"{arguments}: {done.stdout}"
         return done.stdout
+
+    def stop_agents(self) -> None:
+        """End what dnf's gpg has started, and would stay."""
+        for home in self.root.glob("var/cache/dnf/*/pubring"):
+            run("gpgconf", "--homedir", home, "--kill", "gpg-agent")
 
     def rpm(self, *arguments: object) -> list[str]:
         """The lines that rpm says of this host."""
@@ -287,13 +293,10 @@ class Host:
 
     def _run(self, *command: object) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.folder / "home"), "LC_ALL": "C.UTF-8"}
-        done = subprocess.run(
+        return subprocess.run(
             [str(part) for part in command], env=environment, cwd="/", stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300,
         )  # fmt: skip
-        for socket in self.root.glob("var/cache/dnf/*/pubring/S.gpg-agent"):
-            run("gpgconf", "--homedir", socket.parent, "--kill", "gpg-agent")  # it would wait for more
-        return done
 
 
 @dataclass(frozen=True)

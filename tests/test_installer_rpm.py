@@ -5,7 +5,7 @@ dnf and rpm are this machine's; all that they are told is that the host's root i
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,7 @@ class Host(Installing):
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host(tmp_path: Path) -> Iterator[Host]:
     """One with dnf, x86_64, whose own name does not matter since the base is named."""
     made().host.copy(tmp_path / "system")
     tools = tmp_path / "tools"
@@ -60,7 +60,8 @@ def host(tmp_path: Path) -> Host:
         write_tool(tools, name, f'{home} exec $REAL --root {root} --dbpath /var/lib/rpm "$@"')
     options = f"--config {host.system.folder}/dnf.conf --installroot {root} --releasever 22.03"
     write_tool(tools, "dnf", f'echo "$@" >>{tmp_path}/dnf.log; {home} exec $REAL {options} "$@"')
-    return host
+    yield host
+    host.system.stop_agents()
 
 
 def settings(host: Host, **more: str) -> dict[str, str]:
@@ -242,6 +243,22 @@ def test_requirements_are_not_downloaded_behind_the_operators_back(host: Host) -
         done = host.run(**settings(host, MIRROR=mirror.url, VERSION=OLD))
     assert done.returncode == 0, done.stderr
     assert host.system.rpm("--query", "kmod") == ["kmod-1-1.noarch"]
+
+
+def test_killed_when_dnf_had_done_its_part(host: Host) -> None:
+    assert host.tools
+    install(host, releases().old, AGENT_IMAGES_DIR=str(host.images))
+    tool = host.tools / "dnf"
+    whole = tool.read_text()
+    tool.write_text(whole.replace("exec $REAL", "$REAL") + "kill -9 $PPID\n")
+    again = settings(host, ARTIFACT_PATH=str(releases().new.dist), AGENT_IMAGES_DIR=str(host.images))
+    assert host.run(**again).returncode == -9
+    assert host.packages() == {"common": NEW, "agent": NEW}
+    assert f'"installed":"{OLD}"' in (host.state / "state.json").read_text()
+    tool.write_text(whole)
+    install(host, releases().new, AGENT_IMAGES_DIR=str(host.images))
+    assert f'"installed":"{NEW}"' in (host.state / "state.json").read_text()
+    assert not list(host.images.glob(".*")), "what was prepared beside its place"
 
 
 def test_only_looking(host: Host) -> None:
