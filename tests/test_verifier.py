@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_the_files(good: Trusted, host: Host, tmp_path
 def test_hashing_in_processes_and_in_threads(good: Trusted) -> None:
     folder = Folder(good.dist)
     expected = {name: good.digest(name).hex for name in files(good.dist)}
-    assert Worker(folder, list(folder.sizes)).digests() == expected
+    assert Worker(folder.digest, list(folder.sizes)).digests() == expected
     done = threading.Event()
     other = threading.Thread(target=done.wait)
     other.start()
@@ -269,7 +269,7 @@ def test_a_hashing_process_that_is_killed(tmp_path: Path) -> None:
     with (tmp_path / "endless").open("wb") as file:
         file.truncate(1 << 40)
     folder = Folder(tmp_path)
-    worker = Worker(folder, ["endless"])
+    worker = Worker(folder.digest, ["endless"])
     os.kill(worker.process, signal.SIGKILL)
     found = worker.digests()["endless"]
     assert isinstance(found, Refused)

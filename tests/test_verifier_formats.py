@@ -56,6 +56,9 @@ def line(value: Any) -> bytes:
         (b'{"a": 1}\n', "is not in the canonical form"),
         (b'{"b":1,"a":1}\n', "is not in the canonical form"),
         (b'{"a":"\\u00e9"}\n', "is not in the canonical form"),
+        (b'{"a":"\\u007f"}\n', "is not in the canonical form"),
+        (b'{"a":"\\u0041"}\n', "is not in the canonical form"),
+        (b'{"a":-0}\n', "is not in the canonical form"),
         (b'{"a":"\\ud800"}\n', "is not in the canonical form"),
         (b'{"a":"\xff"}\n', "is not JSON as it should be"),
         (b"[" * 100_000 + b"]" * 100_000 + b"\n", "is not JSON as it should be"),
@@ -65,6 +68,18 @@ def line(value: Any) -> bytes:
 )
 def test_json(data: bytes, reason: str) -> None:
     refuses(lambda: parse_canonical(data, "x", 250_000), reason)
+
+
+@pytest.mark.parametrize("text", ["a", "\x7f", "\x1f", "é", '\\u00e9"', "\u2028", "\U0001f600", "/\t\n"])
+def test_text_has_one_spelling(text: str) -> None:
+    """Also where it could be spelled in two ways, of which the quick one is never taken for the other."""
+    value = {"a": text, text: [1, None, True]}
+    plain = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    escaped = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    assert canonical(value) == plain
+    assert parse_canonical(plain + b"\n", "x", 1000) == value
+    if escaped != plain:
+        refuses(lambda: parse_canonical(escaped + b"\n", "x", 1000), "is not in the canonical form")
 
 
 def statement_of(made: Trusted) -> Any:

@@ -20,6 +20,8 @@ MAX_FILES = 100_000
 MAX_LEVELS = 16
 Hashed = Callable[[], "dict[str, str | Refused]"]
 """Waits for digests by path; what could not be read has the reason in place of one."""
+Digester = Callable[[str], str]
+"""The SHA-256 of what is at a path, in hexadecimal digits. Raises Refused."""
 
 
 class Missing(Refused):
@@ -86,42 +88,53 @@ class Folder:
 
     def digest(self, path: str) -> str:
         """A file's SHA-256, in hexadecimal digits, in constant memory. Raises Refused."""
-        total, buffer = hashlib.sha256(), bytearray(PIECE)
-        with open_plain(self.root / path, path) as descriptor, open(descriptor, "rb", 0, closefd=False) as file:
-            while count := file.readinto(buffer):
-                total.update(memoryview(buffer)[:count])
-        return total.hexdigest()
+        return digest_plain(self.root / path, path)
 
     def hashing(self, paths: Iterable[str]) -> Hashed:
-        """Begin to hash files, on every core; the call that is returned waits for the digests.
+        """Begin to hash files, on every core; the call that is returned waits for the digests."""
+        return begin_hashing(self.digest, {path: self.sizes[path] for path in paths})
 
-        What cannot be read has the reason in its place.
-        """
-        shares = split_evenly({path: self.sizes[path] for path in paths}, cores())
-        if threading.active_count() == 1:
-            workers = [Worker(self, share) for share in shares]
-            return lambda: {path: found for worker in workers for path, found in worker.digests().items()}
-        from concurrent.futures import ThreadPoolExecutor  # late: it is slow to load
 
-        pool = ThreadPoolExecutor(cores())  # a process with threads must not be forked
-        running = [pool.submit(self._digests, share) for share in shares]
-        pool.shutdown(wait=False)
-        return lambda: {path: found for share in running for path, found in share.result().items()}
+def digest_plain(path: Path, what: str) -> str:
+    """SHA-256 of a plain file, in hexadecimal digits, in constant memory. Raises Refused, naming `what`."""
+    total, buffer = hashlib.sha256(), bytearray(PIECE)
+    with open_plain(path, what) as descriptor, open(descriptor, "rb", 0, closefd=False) as file:
+        while count := file.readinto(buffer):
+            total.update(memoryview(buffer)[:count])
+    return total.hexdigest()
 
-    def _digests(self, paths: Iterable[str]) -> dict[str, str | Refused]:
-        found: dict[str, str | Refused] = {}
-        for path in paths:
-            try:
-                found[path] = self.digest(path)
-            except Refused as refused:
-                found[path] = refused
-        return found
+
+def begin_hashing(digest: Digester, sizes: Mapping[str, int]) -> Hashed:
+    """Begin to hash files of so many bytes, on every core; the call that is returned waits for the digests.
+
+    What cannot be read has the reason in its place.
+    """
+    shares = split_evenly(sizes, cores())
+    if threading.active_count() == 1:
+        workers = [Worker(digest, share) for share in shares]
+        return lambda: {path: found for worker in workers for path, found in worker.digests().items()}
+    from concurrent.futures import ThreadPoolExecutor  # late: it is slow to load
+
+    pool = ThreadPoolExecutor(cores())  # a process with threads must not be forked
+    running = [pool.submit(_digests, digest, share) for share in shares]
+    pool.shutdown(wait=False)
+    return lambda: {path: found for share in running for path, found in share.result().items()}
+
+
+def _digests(digest: Digester, paths: Iterable[str]) -> dict[str, str | Refused]:
+    found: dict[str, str | Refused] = {}
+    for path in paths:
+        try:
+            found[path] = digest(path)
+        except Refused as refused:
+            found[path] = refused
+    return found
 
 
 class Worker:
     """A process of its own that hashes files, so that this one can judge meanwhile: in Python, threads take turns."""
 
-    def __init__(self, folder: Folder, paths: list[str]) -> None:
+    def __init__(self, digest: Digester, paths: list[str]) -> None:
         self.paths = paths
         self.output, end = os.pipe()
         self.process = os.fork()
@@ -129,7 +142,7 @@ class Worker:
             try:
                 os.close(self.output)
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                found = folder._digests(paths)
+                found = _digests(digest, paths)
                 plain = {p: f if isinstance(f, str) else [f.subject, f.reason] for p, f in found.items()}
                 with os.fdopen(end, "w", encoding="utf-8", errors="surrogateescape") as file:
                     json.dump(plain, file)

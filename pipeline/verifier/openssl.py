@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import functools
+import hashlib
 import os
 import re
 import shutil
@@ -73,20 +75,19 @@ def verifies(key: PublicKey, message: bytes, signature: bytes, digest: str = "sh
     program = find_openssl()
     if len(signature) > MAX_SIGNATURE:
         return False
+    return _verifies_digest(program, key, hashlib.new(digest, message).digest(), signature, digest)
+
+
+@functools.lru_cache(maxsize=256)  # roots are met several times: as trusted, as given, and in the release
+def _verifies_digest(program: str, key: PublicKey, value: bytes, signature: bytes, digest: str) -> bool:
+    """The same for a message of which the digest is known: openssl need not read megabytes through a pipe."""
     with tempfile.TemporaryDirectory(prefix="rfo-verify-") as name:
         folder = Path(name)
         (folder / "key").write_text(key.pem)
         (folder / "signature").write_bytes(signature)
-        command = [
-            program,
-            "dgst",
-            f"-{digest}",
-            "-verify",
-            str(folder / "key"),
-            "-signature",
-            str(folder / "signature"),
-        ]
-        return run_openssl(command, message).returncode == 0
+        command = [program, "pkeyutl", "-verify", "-pubin", "-inkey", str(folder / "key")]
+        command += ["-sigfile", str(folder / "signature"), "-pkeyopt", f"digest:{digest}"]
+        return run_openssl(command, value).returncode == 0
 
 
 def run_openssl(command: list[str], data: bytes = b"") -> subprocess.CompletedProcess[bytes]:

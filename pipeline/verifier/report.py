@@ -103,6 +103,8 @@ def render_refused(refused: Refused) -> str:
 
 def plain(text: str) -> str:
     """Text of which every character can be printed."""
+    if text.isprintable():
+        return text
     return (
         "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
         .encode("utf-8", "backslashreplace")

@@ -38,7 +38,7 @@ def read_statement(payload: bytes, what: str, document: dict[str, Any] | None = 
     stands around it is a statement with an empty one.
     """
     if document is not None:
-        head, body = b'{"_type":"%s","predicate":' % STATEMENT.encode(), spelled(document)
+        head, body = b'{"_type":"%s","predicate":' % STATEMENT.encode(), spelled(document, payload)
         if payload.startswith(head) and payload.startswith(body, len(head)):
             around = read_statement(head + b"{}" + payload[len(head) + len(body) :], what)
             return Statement(around.subjects, around.predicate_type, document)
