@@ -8,8 +8,9 @@ JSON, `{"written": […]}`, or `{"reason", "hint", "kind"}` with the error's exi
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,10 @@ from pipeline.strict import Strict
 from pipeline.verifier.bundle import MAX_BUNDLE, hint_of, pae, read_bundle
 from pipeline.verifier.encoding import Refused
 from pipeline.verifier.envelope import read_envelope
+from pipeline.verifier.folder import begin_hashing, digest_plain
 from pipeline.verifier.statement import PAYLOAD_TYPE
+
+REMEDY = "make it here: ./inv release, for all of its architectures"
 
 
 class Request(Strict):
@@ -95,38 +99,57 @@ def sign(request: Request) -> dict[str, Any]:
         return {"written": []}
     store, folder = Store(request.store), os.fsencode(request.folder)
     with store.exclusive(f"sign-{Digest.of_bytes(folder).hex}"):  # another run may sign the same release
-        facts = _facts(request, store)
-        if request.attempt is None:
-            refuse_unmade(facts)
-            statements = provenance_statements(facts, witness) | sbom_statements(facts, witness)
-        else:
-            names, different = prove(facts, request.attempt, request.arches, request.components)
-            facts = facts.only(names)
-            proved = Proved(request.variations, request.not_varied, different)
-            statements = provenance_statements(facts, witness) | rebuild_statement(facts, witness, proved)
+        published = read_published(request.folder)
+        with hashed(published, store if request.role == "builder" else None):
+            facts = _facts(published, request.checkout, store)
+            if request.attempt is None:
+                refuse_unmade(facts)
+                statements = provenance_statements(facts, witness) | sbom_statements(facts, witness)
+            else:
+                names, different = prove(facts, request.attempt, request.arches, request.components)
+                facts = facts.only(names)
+                proved = Proved(request.variations, request.not_varied, different)
+                statements = provenance_statements(facts, witness) | rebuild_statement(facts, witness, proved)
         links = make_links(facts, signing)
         return {"written": write_signatures(request.target or request.folder, statements, links, signing)}
 
 
-def _facts(request: Request, store: Store) -> Facts:
-    """Those of the release, every file of it hashed, if this checkout would make it. Raises PipelineError."""
-    published = read_hashed(request.folder)
+@contextmanager
+def hashed(published: Published, store: Store | None) -> Iterator[None]:
+    """Hash every file of a release, and its programs in a store, beside what is done meanwhile: nothing is signed yet.
+
+    Raises at the end, naming it, SourceError for a file that is not right, whatever else was found, and TrustError for
+    a program.
+    """
+    files = {str(published.folder / a.name): a for a in published.artifacts.values()}
+    programs = {str(store.blob(Digest.parse(b.digest))): b for b in published.manifest.binaries} if store else {}
+    named = {p: a.digest for p, a in files.items()} | {p: b.digest for p, b in programs.items()}
+    expected = {path: Digest.parse(digest).hex for path, digest in named.items()}
+    sizes = {path: os.lstat(path).st_size if os.path.lexists(path) else 0 for path in expected}
+    wait = begin_hashing(lambda path: digest_plain(Path(path), path), sizes)
+    found: dict[str, str | Refused] = {}
+    try:
+        yield
+    finally:
+        found = wait()
+        for path, artifact in files.items():
+            if found[path] != expected[path]:
+                published.file(artifact.name)
+    for path, program in programs.items():
+        if found[path] != expected[path] and (not store or store.use(Digest.parse(program.digest)) is None):
+            name = f"binary/{program.unit}/{program.platform.removeprefix('linux/')}/{program.name}"
+            raise TrustError(f"{name} is missing from the store or was damaged there", REMEDY)
+
+
+def _facts(published: Published, checkout: Path, store: Store) -> Facts:
+    """Those of the release, if this checkout would make it. Raises PipelineError."""
     names = {b: f"{b}.lock" for b in published.manifest.bases.values() if f"{b}.lock" in published.artifacts}
     candidate = Candidate(published, {b: published.file(n).read_bytes() for b, n in names.items()})
     silent = Progress(stream=StringIO())
-    context = context_of(candidate, silent, request.checkout, arches=(), components=(), offline=True)
+    context = context_of(candidate, silent, checkout, arches=(), components=(), offline=True)
     context.store = store
     refuse_other_inputs(candidate, context)
     return facts_of(published, context)
-
-
-def read_hashed(folder: Path) -> Published:
-    """The release in a folder, every file hashed, on all cores. Raises SourceError, naming what is not right."""
-    published = read_published(folder)
-    ordered = sorted(published.artifacts.values(), key=lambda a: -a.size)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(lambda a: published.file(a.name), ordered))
-    return published
 
 
 def refuse_unmade(facts: Facts) -> None:
@@ -139,28 +162,22 @@ def refuse_unmade(facts: Facts) -> None:
             _, _, record = cached(action, result.outputs, store)
             if record:
                 result.outputs[name] = dict(record.outputs)
-    remedy = "make it here: ./inv release, for all of its architectures"
     if missing := [n for n in facts.graph.order if n not in result.outputs]:
-        raise TrustError(f"the store has no record of {missing[0]}, which {facts.published.folder} needs", remedy)
+        raise TrustError(f"the store has no record of {missing[0]}, which {facts.published.folder} needs", REMEDY)
     for subject in facts.subjects.values():
         if subject.action in facts.graph.actions:
-            _refuse_other(subject.name, result.outputs[subject.action].get(subject.output), subject.digest, remedy)
+            _refuse_other(subject.name, result.outputs[subject.action].get(subject.output), subject.digest)
     arches = [p.removeprefix("linux/") for p in facts.manifest.platforms]
     texts = write_texts(describe_release(context, facts.graph, result, arches), context)
     for name, text in texts.items():
         if (facts.published.folder / name).read_bytes() != text:
-            raise TrustError(f"{facts.published.folder / name} is not what definitions and records make of it", remedy)
-    compiled = [s for s in facts.subjects.values() if s.kind == "binary"]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for subject, path in zip(compiled, pool.map(store.use, (s.digest for s in compiled)), strict=True):
-            if path is None:
-                raise TrustError(f"{subject.name} is missing from the store or was damaged there", remedy)
+            raise TrustError(f"{facts.published.folder / name} is not what definitions and records make of it", REMEDY)
 
 
-def _refuse_other(name: str, made: Output | None, digest: Digest, remedy: str) -> None:
+def _refuse_other(name: str, made: Output | None, digest: Digest) -> None:
     if made is None or made.digest != digest:
         found = made.digest if made else "nothing"
-        raise TrustError(f"{name} is not what was built\n  expected {found}\n  found    {digest}", remedy)
+        raise TrustError(f"{name} is not what was built\n  expected {found}\n  found    {digest}", REMEDY)
 
 
 def refuse_own_candidate(folder: Path, signing: Signing) -> None:
