@@ -1,19 +1,21 @@
 """What the tests of the engine's core share: a store of their own, an executor in memory, a small checkout."""
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pytest
 import yaml
 from tools import build_ahead
 
 from pipeline.baselocks import base_subject
-from pipeline.context import Context, Options
+from pipeline.context import CHECKOUT, Context, Options
 from pipeline.definitions import Definitions
 from pipeline.graph import Action, Ref, Work
 from pipeline.lock import BaseLock, Package, SourcesLock, Toolchain
@@ -23,6 +25,11 @@ from pipeline.sandbox import Sandbox, Usage
 from pipeline.scheduler import Scheduler
 from pipeline.store import Store
 from pipeline.units import lock_subject, units_of
+
+if TYPE_CHECKING:
+    from trusted import Trusted
+
+    from pipeline.trust.repository import TrustRepository
 
 VERSION = "v1.0.0+rfor1"
 GO_SUM = f"h1:{'A' * 43}="
@@ -42,6 +49,9 @@ def tools_ahead() -> Iterator[None]:
     if "CI" not in os.environ:
         yield
         return
+    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+        yield
+        return
     process = build_ahead()
     yield
     if process.poll() is None:
@@ -54,6 +64,68 @@ def own_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Releases of tests are signed with keys that the first of them makes; nobody's own are touched."""
     folder = tmp_path_factory.mktemp("trust")
     os.environ.update(RFO_KEYS=str(folder / "keys"), RFO_TRUST=str(folder / "trust"))
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> "Trusted":
+    """A signed release; whoever changes it copies it."""
+    from trusted import promoted
+
+    return promoted(tmp_path_factory.mktemp("good"))
+
+
+@pytest.fixture(scope="session")
+def development(tmp_path_factory: pytest.TempPathFactory) -> "TrustRepository":
+    """A development trust root; whoever changes it copies it."""
+    from pipeline.trust.development import make_development
+    from pipeline.trust.repository import TrustRepository
+    from pipeline.trust.settings import read_settings
+
+    folder = tmp_path_factory.mktemp("development")
+    made = TrustRepository(folder / "trust", folder / "keys", read_settings(CHECKOUT))
+    make_development(made, CHECKOUT)
+    return made
+
+
+@pytest.fixture
+def repository(development: "TrustRepository", tmp_path: Path) -> "TrustRepository":
+    """A copy of a development trust root, to be changed."""
+    for name in ("trust", "keys"):
+        shutil.copytree(development.keys.with_name(name), tmp_path / name)
+    return type(development)(tmp_path / "trust", tmp_path / "keys", development.settings)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Registries are asked without pauses, and by nothing of this host's configuration."""
+    from pipeline.registry import client
+
+    monkeypatch.setattr(client, "BACKOFF", 0)
+    monkeypatch.setattr(client, "MAX_PAUSE", 0)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Servers of a test."""
+    with ExitStack() as servers:
+        yield servers
+
+
+@pytest.fixture
+def plain(stack: ExitStack, tmp_path: Path) -> str:
+    """A registry without the referrers API."""
+    from registry_server import distribution
+
+    return stack.enter_context(distribution(tmp_path / "plain"))
+
+
+@pytest.fixture
+def modern(stack: ExitStack, tmp_path: Path) -> str:
+    """A registry with the referrers API."""
+    from registry_server import referrers_registry
+
+    return stack.enter_context(referrers_registry(tmp_path / "modern"))
 
 
 class MemoryExecutor:

@@ -236,10 +236,20 @@ def second_store() -> Iterator[Path]:
     try:
         for name in ("blobs", "trees", "gomod", "locks-of-bases"):
             if (first.root / name).exists():
-                subprocess.run(["cp", "-al", str(first.root / name), str(path / name)], check=True)
+                _link(first.root / name, path / name)
         yield path
     finally:
         remove_tree(path)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a folder's files; from the start if one vanished meanwhile, as those of who writes there do."""
+    for _ in range(5):
+        done = subprocess.run(["cp", "-al", source, target], capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+        remove_tree(target)
+    raise AssertionError(done.stderr[-2000:])
 
 
 @cache

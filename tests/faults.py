@@ -238,7 +238,7 @@ class Place:
 
 def sandboxed(folder: Path) -> list[int]:
     """Processes of sandboxes that work in a folder: bubblewrap itself, and all that see something of it mounted."""
-    tail = "/".join(folder.parts[-3:])  # the start may be a mount of its own
+    tail = "/".join(folder.parts[-4:])  # the start may be a mount of its own
     own = os.readlink("/proc/self/ns/mnt")
     found = []
     for process in Path("/proc").glob("[0-9]*"):

@@ -23,14 +23,9 @@ from pipeline.verifier.report import ACCEPTED, REFUSED, STALE, Report
 from pipeline.verifier.verify import Options
 
 
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Trusted:
-    return promoted(tmp_path_factory.mktemp("signed"))
-
-
 @pytest.fixture
-def made(signed: Trusted, tmp_path: Path) -> Trusted:
-    return copied(signed, tmp_path)
+def made(good: Trusted, tmp_path: Path) -> Trusted:
+    return copied(good, tmp_path)
 
 
 def judged(made: Trusted, release: str = "", **options: Any) -> Report:

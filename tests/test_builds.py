@@ -167,7 +167,7 @@ def wait_for(condition: object, engine: "subprocess.Popen[bytes]") -> None:
 
 def test_a_damaged_output_is_made_again(tmp_path: Path) -> None:
     store = shared_store()
-    checkout = small_checkout(tmp_path / "c")
+    checkout = small_checkout(tmp_path / "c", main=HELLO.replace("Exit(3)", "Exit(4)"))  # no other test has it
     run(checkout, arches=(HOST,), components=("hello",))
     first = digests(make_context(checkout, arches=(HOST,), components=("hello",)))
     from pipeline.model import Digest

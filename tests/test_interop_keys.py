@@ -85,13 +85,6 @@ def registry(request: pytest.FixtureRequest, made: Trusted, tmp_path_factory: py
         yield address
 
 
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """Servers of a test."""
-    with ExitStack() as servers:
-        yield servers
-
-
 def cosign(*arguments: object, offline: bool = False) -> "subprocess.CompletedProcess[str]":
     """Run cosign without configuration; the only way out is a proxy that is not there, or none at all if `offline`."""
     command = [tool("cosign"), *map(str, arguments)]

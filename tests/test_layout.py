@@ -15,7 +15,7 @@ from engine import REPO
 from in_toto import exceptions
 from in_toto.models.metadata import Metadata
 from in_toto.verifylib import in_toto_verify
-from trusted import LAYOUT_SOURCE, Trusted, copied, promoted
+from trusted import LAYOUT_SOURCE, Trusted, copied
 
 from pipeline.attest.chain import check_chain, missing_links, say_expired
 from pipeline.attest.keys import load_signing, new_key
@@ -31,14 +31,9 @@ from pipeline.verifier.folder import Folder
 OTHER = Digest.of_bytes(b"other")
 
 
-@pytest.fixture(scope="module")
-def signed(tmp_path_factory: pytest.TempPathFactory) -> Trusted:
-    return promoted(tmp_path_factory.mktemp("signed"))
-
-
 @pytest.fixture
-def made(signed: Trusted, tmp_path: Path) -> Trusted:
-    return copied(signed, tmp_path)
+def made(good: Trusted, tmp_path: Path) -> Trusted:
+    return copied(good, tmp_path)
 
 
 def by_in_toto(made: Trusted) -> None:

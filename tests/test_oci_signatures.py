@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from engine import REPO
-from registry_server import Fault, Images, distribution, disturbed, referrers_registry
+from registry_server import Fault, Images, disturbed
 from tools import tool
 from trusted import Trusted, promoted
 
@@ -26,7 +26,6 @@ from pipeline.attest.keys import load_signing
 from pipeline.attest.oci import legacy_subjects, render_legacy, simple_signing
 from pipeline.errors import NetworkError, PipelineError, SourceError, TrustError, UsageError
 from pipeline.model import Digest
-from pipeline.registry import client
 from pipeline.registry.layout import Layout
 from pipeline.registry.share import Asked, mirror, push
 from pipeline.registry.transfer import Result
@@ -37,32 +36,7 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIGNATURE_KEY = "dev.cosignproject.cosign/signature"
 LEGACY = "provenance/release/legacy.json"
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No pauses, and nothing of this host's configuration."""
-    monkeypatch.setattr(client, "BACKOFF", 0)
-    monkeypatch.setattr(client, "MAX_PAUSE", 0)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """Servers of a test."""
-    with ExitStack() as servers:
-        yield servers
-
-
-@pytest.fixture
-def plain(stack: ExitStack, tmp_path: Path) -> str:
-    """A registry without the referrers API."""
-    return stack.enter_context(distribution(tmp_path / "plain"))
-
-
-@pytest.fixture
-def modern(stack: ExitStack, tmp_path: Path) -> str:
-    """A registry with the referrers API."""
-    return stack.enter_context(referrers_registry(tmp_path / "modern"))
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from registry_server import Disturber, Fault, Images, distribution, disturbed, referrers_registry
+from registry_server import Disturber, Fault, Images, disturbed
 from tools import tool
 
 from pipeline.errors import NetworkError, SourceError, UsageError
-from pipeline.registry import client, remote
+from pipeline.registry import remote
 from pipeline.registry.share import Asked, mirror, push
 from pipeline.registry.transfer import Result
 from pipeline.report.progress import Progress
@@ -24,32 +23,7 @@ REPO = Path(__file__).parent.parent
 SIGNATURE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SBOM = "application/spdx+json"
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No pauses, and nothing of this host's configuration."""
-    monkeypatch.setattr(client, "BACKOFF", 0)
-    monkeypatch.setattr(client, "MAX_PAUSE", 0)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    """Servers of a test."""
-    with ExitStack() as servers:
-        yield servers
-
-
-@pytest.fixture
-def plain(stack: ExitStack, tmp_path: Path) -> str:
-    """A registry without the referrers API."""
-    return stack.enter_context(distribution(tmp_path / "plain"))
-
-
-@pytest.fixture
-def modern(stack: ExitStack, tmp_path: Path) -> str:
-    """A registry with the referrers API."""
-    return stack.enter_context(referrers_registry(tmp_path / "modern"))
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 class Signed:

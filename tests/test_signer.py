@@ -14,7 +14,7 @@ from engine import HOST, REPO, SMALL, Box, environment, fails, make_context, run
 from faults import own_mounts
 from test_rebuild import candidate_of, leaking
 
-from images import add_chart, image_checkout
+from images import MAIN, add_chart, image_checkout
 from pipeline.attest.keys import keys_folder, load_signing, new_key, read_public
 from pipeline.attest.places import BUNDLE, signature_files
 from pipeline.attest.signer import is_dirty
@@ -57,8 +57,9 @@ def refusal(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A checkout and its signed release, with images and a chart."""
-    checkout = add_chart(image_checkout(tmp_path_factory.mktemp("signer")))
+    """A checkout and its signed release, with images and a chart; its program is damaged, so no other test has it."""
+    own = {"components/hello/src/main.go": MAIN.replace("version)", 'version, "signed")')}
+    checkout = add_chart(image_checkout(tmp_path_factory.mktemp("signer"), files=own))
     dist = run(checkout, arches=(HOST,)).dist
     assert dist is not None
     return checkout, dist

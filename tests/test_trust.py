@@ -30,7 +30,7 @@ from pipeline.trust.ceremony import (
     sign_file,
     sign_pending,
 )
-from pipeline.trust.development import ensure_development, make_development, sources_of
+from pipeline.trust.development import ensure_development, sources_of
 from pipeline.trust.envelopes import read_envelope, render
 from pipeline.trust.repository import TrustRepository
 from pipeline.trust.settings import Settings, read_settings
@@ -54,22 +54,6 @@ class Files(FetcherInterface):
         if not path.is_file():
             raise DownloadHTTPError("no such file", 404)
         yield path.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> TrustRepository:
-    folder = tmp_path_factory.mktemp("made")
-    repository = TrustRepository(folder / "trust", folder / "keys", SETTINGS)
-    make_development(repository, REPO)
-    return repository
-
-
-@pytest.fixture
-def repository(made: TrustRepository, tmp_path: Path) -> TrustRepository:
-    """A copy of a development trust root, to be changed."""
-    shutil.copytree(made.folder, tmp_path / "trust")
-    shutil.copytree(made.keys, tmp_path / "keys")
-    return TrustRepository(tmp_path / "trust", tmp_path / "keys", SETTINGS)
 
 
 def published(

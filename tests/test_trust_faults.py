@@ -22,29 +22,13 @@ from pipeline.attest.root import read_root
 from pipeline.errors import TrustError, UsageError
 from pipeline.model import Digest
 from pipeline.trust.ceremony import init, refresh, root_roles, rotate, sign_pending
-from pipeline.trust.development import make_development, sources_of
+from pipeline.trust.development import sources_of
 from pipeline.trust.envelopes import envelope_of, read_envelope, render
 from pipeline.trust.repository import TrustRepository
 from pipeline.verifier.encoding import Refused
 from pipeline.verifier.folder import Folder
 from pipeline.verifier.state import State
 from pipeline.verifier.tuf import find_release, read_trust
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> TrustRepository:
-    folder = tmp_path_factory.mktemp("made")
-    repository = TrustRepository(folder / "trust", folder / "keys", SETTINGS)
-    make_development(repository, REPO)
-    return repository
-
-
-@pytest.fixture
-def repository(made: TrustRepository, tmp_path: Path) -> TrustRepository:
-    """A copy of a development trust root, to be changed."""
-    shutil.copytree(made.folder, tmp_path / "trust")
-    shutil.copytree(made.keys, tmp_path / "keys")
-    return TrustRepository(tmp_path / "trust", tmp_path / "keys", SETTINGS)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -92,6 +92,8 @@ def test_a_dangling_link_in_a_checkout_is_planned_for(tmp_path: Path, planned: l
 
 def test_a_lost_output_is_made_again(tmp_path: Path, planned: list[str]) -> None:
     checkout = leaking(tmp_path / "checkout", "none")
+    main = checkout / "components/rfo/src/main.go"
+    main.write_text(main.read_text().replace("the right code", "lost code"))  # no other test has it
     digest = json.loads((again(checkout).dist or Path()).joinpath("release.json").read_text())["binaries"][0]["digest"]
     again(checkout)
     from pipeline.model import Digest

@@ -32,11 +32,6 @@ INSTALL = ("--arch", "arm64", "--for", "install")
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Trusted:
-    return promoted(tmp_path_factory.mktemp("good"))
-
-
-@pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "rfo-verify"
     path.write_bytes(render_verifier())

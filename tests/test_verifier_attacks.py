@@ -30,11 +30,6 @@ AMD64, ARM64 = "rfo.linux-amd64.tar.gz", "rfo.linux-arm64.tar.gz"
 Change = Callable[[Trusted], None]
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Trusted:
-    return promoted(tmp_path_factory.mktemp("good"))
-
-
 def judged(made: Trusted, **options: Any) -> Report:
     return verify(made.dist, made.root.read_bytes(), Options(**options))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trusted import STATEMENT, Trusted, promoted
+from trusted import STATEMENT, Trusted
 
 from pipeline.model import Digest
 from pipeline.publish.manifest import render_manifest
@@ -22,11 +22,6 @@ from pipeline.verifier.released import read_released
 from pipeline.verifier.statement import read_statement
 
 Change = Callable[[Any], Any]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Trusted:
-    return promoted(tmp_path_factory.mktemp("good"))
 
 
 def refuses(call: Callable[[], object], reason: str) -> None:
