@@ -9,6 +9,8 @@ from pipeline.context import CHECKOUT
 from pipeline.errors import HostError
 
 LOCK = CHECKOUT / "requirements-dev.lock"
+WORKERS = ("-n", "2", "--dist", "loadfile")
+"""Tests mostly wait for programs that they start. Those of a file share what they made, so they stay in one process."""
 
 
 def run_tests(match: str, *, full: bool) -> int:
@@ -23,4 +25,5 @@ def run_tests(match: str, *, full: bool) -> int:
             )
         stamp.write_bytes(LOCK.read_bytes())
     command = [sys.executable, "-m", "pytest", *(["-k", match] if match else []), *([] if full else ["-m", "not full"])]
+    command += [] if match or full else WORKERS
     return subprocess.run(command, cwd=CHECKOUT, env=os.environ, check=False).returncode
