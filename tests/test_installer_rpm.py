@@ -162,9 +162,14 @@ def test_rpm_alone(host: Host, tmp_path: Path) -> None:
     for release in (releases().old, releases().new, releases().new):
         install(host, release, PATH=str(programs), AGENT_IMAGES_DIR=str(host.images))
         assert host.packages() == {"common": release.version, "agent": release.version}
+    folder = releases().under_newer_metadata(tmp_path / "older")
+    more = {"PATH": str(programs), "AGENT_IMAGES_DIR": str(host.images), "ARTIFACT_PATH": str(folder)}
+    done = host.run(**settings(host, **more, ALLOW_DOWNGRADE="1"))
+    assert done.returncode == 0, done.stderr
+    assert host.packages() == {"common": OLD, "agent": OLD}
     assert not (tmp_path / "dnf.log").exists()
     host.system.dnf("remove", "kmod", "rfo-common", "rfo-agent")
-    done = host.run(**settings(host, ARTIFACT_PATH=str(releases().new.dist), PATH=str(programs)))
+    done = host.run(**settings(host, **more, ALLOW_DOWNGRADE="1"))
     assert done.returncode == 1
     assert "kmod is needed by rfo-common" in done.stderr
     assert "rpm could not install the packages" in done.stderr
