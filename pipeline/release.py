@@ -47,7 +47,7 @@ def release(context: Context) -> Summary:
     subject = read_all(context) if whole else None
     if subject and (known := recall(context, subject)) is not None:
         return Summary(0, *known)
-    if not context.options.components and context.packaged:
+    if not context.options.components and context.packaged and context.inputs:  # a key is made for nothing less
         context.signer = packages_signer(context)
     if whole:
         take_along(context)
