@@ -58,6 +58,7 @@ def line(value: Any) -> bytes:
         (b'{"a":"\xff"}\n', "is not JSON as it should be"),
         (b"[" * 100_000 + b"]" * 100_000 + b"\n", "is not JSON as it should be"),
         (b" " * 300_000, "is too large"),
+        (b'"%s"\n' % (b"a" * 250_000), "is too large"),
         (b"", "is not JSON as it should be"),
     ],
 )
@@ -102,13 +103,27 @@ def test_statements(good: Trusted, change: Change, reason: str) -> None:
     refuses(lambda: read_statement(payload, "x"), reason)
 
 
+def proof(entries: int, stamps: int) -> dict[str, Any]:
+    """What proves a signature by certificate, with so many log entries and timestamps."""
+    times = [{"signedTimestamp": ""}] * stamps
+    return {
+        "certificate": {"rawBytes": ""},
+        "tlogEntries": [{}] * entries,
+        "timestampVerificationData": {"rfc3161Timestamps": times},
+    }
+
+
 def test_a_statement_around_a_known_document(good: Trusted) -> None:
     value = statement_of(good)
     payload, document = canonical(value), value["predicate"]
     assert read_statement(payload, "x", document) == read_statement(payload, "x")
     other = {**document, "purl": "other"}
     assert read_statement(payload, "x", other).predicate == document
-    for altered in (payload.replace(b'"predicateType"', b'"predicate":{},"predicateType"'), payload + b" "):
+    for altered in (
+        payload.replace(b'"predicateType"', b'"predicate":{},"predicateType"'),
+        payload.replace(b"/Statement/v1", b"/Statement/v2"),
+        payload + b" ",
+    ):
         refuses(lambda data=altered: read_statement(data, "x", document), "")  # type: ignore[misc]
 
 
@@ -118,6 +133,12 @@ def test_a_statement_around_a_known_document(good: Trusted) -> None:
         (lambda b: b.update(extra=1), "is not a bundle as it should be"),
         (lambda b: b["dsseEnvelope"].update(payloadType="text/plain"), "holds another type of payload"),
         (lambda b: b["dsseEnvelope"]["signatures"][0].update(keyid="x"), "is not a signature as it should be"),
+        (lambda b: b["dsseEnvelope"]["signatures"].append({"sig": "e30="}), "does not have exactly one signature"),
+        (lambda b: b["dsseEnvelope"]["signatures"].clear(), "does not have exactly one signature"),
+        (lambda b: b.update(verificationMaterial=proof(entries=2, stamps=1)), "does not have exactly one log entry"),
+        (lambda b: b.update(verificationMaterial=proof(entries=0, stamps=1)), "does not have exactly one log entry"),
+        (lambda b: b.update(verificationMaterial=proof(entries=1, stamps=0)), "has no timestamp, or too many"),
+        (lambda b: b.update(verificationMaterial=proof(entries=1, stamps=5)), "has no timestamp, or too many"),
         (lambda b: b["dsseEnvelope"].update(payload="e30"), "is not base64"),
         (lambda b: b["dsseEnvelope"].update(payload="e31="), "is not base64"),
         (lambda b: b["verificationMaterial"]["publicKey"].update(hint="AAAA"), "names its key in another way"),
