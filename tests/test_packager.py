@@ -23,6 +23,7 @@ from pipeline.attest.talk import ask
 from pipeline.errors import PipelineError, SourceError, TrustError
 from pipeline.model import Digest
 from pipeline.rpm.package import add_signature
+from pipeline.rpm.signatures import Given
 from pipeline.store import Store
 
 PACKAGER = "pipeline.attest.packager"
@@ -120,6 +121,21 @@ def test_what_it_signs_is_accepted_by_rpm_and_gpg(made: Made, tmp_path: Path) ->
     signed = made.store.add(again)
     place = {"place": f"{FOLDER}/{files[0]}", "digest": str(signed.digest), "kind": "package"}
     assert "is signed already" in fails(lambda: made.ask(place)).reason
+
+
+def test_a_rebuild_takes_good_signatures_of_just_its_own_bytes(made: Made, tmp_path: Path) -> None:
+    file, index = "rfo-server-1.0.0+rfor1-1.deb13.x86_64.rpm", f"{FOLDER}/repodata/repomd.xml.asc"
+    package = f"{FOLDER}/{file}"
+    packets = made.ask(made.item(file), made.index(INDEX))
+    (tmp_path / "repomd.xml").write_text(INDEX)
+    files = {package: made.packages[file], index: tmp_path / "repomd.xml"}
+    known = (made.keys / CERTIFICATES).read_bytes()
+    assert Given(known, packets).sign(files) == packets
+    assert Given(known, {package: packets[index], index: packets[package]}).sign(files) == {}
+    assert Given(known, {package: packets[package][:-1] + b"x", index: packets[index] + b"\0"}).sign(files) == {}
+    new_packages_key(tmp_path / "keys", Wanted())
+    assert Given((tmp_path / "keys" / CERTIFICATES).read_bytes(), packets).sign(files) == {}
+    assert Given(b"no key", packets).sign(files) == Given().sign(files) == {}
 
 
 @pytest.mark.parametrize(

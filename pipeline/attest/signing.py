@@ -14,7 +14,7 @@ from pipeline.context import Context
 from pipeline.engine import HERE
 from pipeline.graph import canonical
 from pipeline.model import Digest
-from pipeline.rpm.signatures import Signer
+from pipeline.rpm.signatures import PACKAGE, Signer
 from pipeline.rpm.signed import signature_time
 
 SIGNER = "pipeline.attest.signer"
@@ -89,7 +89,7 @@ class PackagesKey:
             {
                 "place": place,
                 "digest": f"sha256:{path.name}",
-                "kind": "package" if place.endswith(".rpm") else "metadata",
+                "kind": "package" if place.endswith(PACKAGE) else "metadata",
             }
             for place, path in files.items()
         ]

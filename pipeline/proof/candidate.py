@@ -1,5 +1,6 @@
 """What a proof is about: a published candidate, its files checked, and this checkout set to build the same release."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,14 +10,14 @@ from pipeline.attest.openpgp import MAX_CERTIFICATES, dearmor
 from pipeline.baselocks import base_lock_path
 from pipeline.bases import Base
 from pipeline.context import Context, Options
-from pipeline.errors import ProofError, UsageError
+from pipeline.errors import ProofError, SourceError, UsageError
 from pipeline.lock import BaseLock
 from pipeline.model import PLATFORMS, Digest, Platform
 from pipeline.publish.manifest import describe_inputs
 from pipeline.publish.published import Published, read_published
 from pipeline.report.progress import Progress
 from pipeline.rpm.package import signature_of
-from pipeline.rpm.signatures import FOLDER, KEYS, METADATA_SIGNATURE, Given, Signer
+from pipeline.rpm.signatures import FOLDER, KEYS, METADATA_SIGNATURE, PACKAGE, Given, Signer
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Candidate:
         found = {}
         for name in self.published.artifacts:
             path = self.published.folder / name
-            if name.startswith(f"{FOLDER}/") and name.endswith(".rpm"):
-                found[name] = signature_of(path)
+            if name.startswith(f"{FOLDER}/") and name.endswith(PACKAGE):
+                with contextlib.suppress(SourceError):
+                    found[name] = signature_of(path)
             elif name.startswith(f"{FOLDER}/") and name.endswith(f"/{METADATA_SIGNATURE}"):
                 found[name] = dearmor(self.published.content(name, MAX_CERTIFICATES))
         return {name: packet for name, packet in found.items() if packet}
@@ -52,7 +54,8 @@ class Candidate:
     @property
     def signer(self) -> Signer:
         """Who signed its packages: the certificates that it ships, with the signatures that it has."""
-        return Signer(self.published.content(f"{FOLDER}/{KEYS}", MAX_CERTIFICATES), Given(self.packets))
+        known = self.published.content(f"{FOLDER}/{KEYS}", MAX_CERTIFICATES)
+        return Signer(known, Given(known, self.packets))
 
     @property
     def platforms(self) -> list[Platform]:

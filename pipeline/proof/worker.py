@@ -76,16 +76,15 @@ def build(spec: dict[str, Any]) -> dict[str, Any]:
 
     folder = Path(spec["folder"])
     asked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["options"].items()}
+    known = base64.b64decode(spec["certificates"])
+    packets = {place: base64.b64decode(packet) for place, packet in spec["packets"].items()}
     context = Context(
         Options(**asked, offline=True, locked=True),
         Progress(),
         folder / "checkout",
         output=folder / "dist",
         go_root=spec["go_root"],
-        signer=Signer(
-            base64.b64decode(spec["certificates"]),
-            Given({place: base64.b64decode(packet) for place, packet in spec["packets"].items()}),
-        ),
+        signer=Signer(known, Given(known, packets)),
     )
     context.store = Store(folder / "store")
     library = Path(spec["clock_library"]) if spec["clock_library"] else None

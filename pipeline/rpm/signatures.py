@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.attest.openpgp import checked_packet, read_certificates
+from pipeline.rpm.package import main_header
+
 FOLDER = "rpm"
 """Of packages and repositories in a release."""
 KEYS = "RPM-GPG-KEY-rfo"
 """The certificates to check them with, in that folder; the first one's key signs."""
+PACKAGE = ".rpm"
 METADATA_SIGNATURE = "repomd.xml.asc"
 
 
@@ -32,12 +36,24 @@ class Signatures(Protocol):
 class Given:
     """Signatures that were made before: those of a published release, or none."""
 
+    certificates: bytes = b""
+    """The first one's key made them."""
     packets: Mapping[str, bytes] = field(default_factory=dict)
     """By place."""
 
     def sign(self, files: Mapping[str, Path]) -> Mapping[str, bytes]:
-        """See `Signatures`."""
-        return {place: self.packets[place] for place in files if place in self.packets}
+        """See `Signatures`; what is no good signature of just this file, in the form that we write, is left out."""
+        return {place: self.packets[place] for place, path in files.items() if self._is_good(place, path)}
+
+    def _is_good(self, place: str, path: Path) -> bool:
+        if place not in self.packets:
+            return False
+        try:
+            key = read_certificates(self.certificates)[0].public
+            message = main_header(path) if place.endswith(PACKAGE) else path.read_bytes()
+            return checked_packet(self.packets[place], key, message)[0] == self.packets[place]
+        except (ValueError, IndexError):
+            return False
 
 
 @dataclass(frozen=True)
