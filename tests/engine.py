@@ -229,13 +229,18 @@ def run_process(*arguments: Any, **options: Any) -> dict[str, str]:
 
 
 @contextmanager
-def second_store() -> Iterator[Path]:
-    """Another store with what was fetched, but nothing that was built, and no compile cache."""
+def second_store(*, modules: bool = False) -> Iterator[Path]:
+    """Another store with what was fetched, but nothing that was built, and no compile cache.
+
+    Of Go modules it has the toolchain of small checkouts alone, or all: there are tens of thousands of files.
+    """
     first = shared_store()
     path = Path(tempfile.mkdtemp(prefix="rfo-test-second-", dir=first.root.parent))
+    names = ["gomod"] if modules else ["gomod/cache", f"gomod/{toolchain().module.directory}"]
     try:
-        for name in ("blobs", "trees", "gomod", "locks-of-bases"):
+        for name in ("blobs", "trees", "locks-of-bases", *names):
             if (first.root / name).exists():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
                 _link(first.root / name, path / name)
         yield path
     finally:

@@ -106,7 +106,7 @@ def test_another_store_user_environment_and_an_empty_compile_cache_give_the_same
     home.mkdir()
     env = {"TZ": "Pacific/Chatham", "HOME": str(home), "LC_ALL": "POSIX", "GOAMD64": "v3", "CGO_CFLAGS": "-O0"}
     env |= {"GOFLAGS": "-race", "SOURCE_DATE_EPOCH": "1", "CC": "false", "PYTHONHASHSEED": "7", "RFO_STORE": "/nowhere"}
-    with second_store() as store:
+    with second_store(modules=True) as store:
         found = run_process(elsewhere, store, *arguments(arches=ARCHES), "--umask", "77", "--offline", env=env)
         found |= run_process(
             elsewhere, store, *arguments(("runc",), ("riscv64",)), "--umask", "0", "--offline", env=env
@@ -118,7 +118,7 @@ def test_after_fetch_a_build_needs_no_network_at_all(checkout: Path, built: dict
     if shutil.which("unshare") is None:
         pytest.fail("unshare is not installed: apt-get install util-linux")
     alone = ["unshare", "--user", "--map-root-user", "--net"]
-    with second_store() as store:
+    with second_store(modules=True) as store:
         chosen = arguments(("pause",), ARCHES)
         found = run_process(checkout, store, *chosen, "--offline", prefix=alone)
     assert found == {k: v for k, v in built.items() if "/pause/" in k}
@@ -134,7 +134,7 @@ def test_offline_without_a_base_lock_says_what_to_do(checkout: Path, tmp_path: P
 
 def test_a_killed_run_is_resumed_and_gives_the_same_bytes(checkout: Path, built: dict[str, str]) -> None:
     flannel = arguments(("cni-plugin-flannel",), ("arm64",))
-    with second_store() as store:
+    with second_store(modules=True) as store:
         # No output is kept in a pipe: what outlives the engine would hold it open.
         with (store / "out").open("w+b") as out:
             engine = subprocess.Popen(process(checkout, store, *flannel), stdout=out, stderr=subprocess.STDOUT)
