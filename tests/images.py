@@ -81,13 +81,18 @@ def add_node(folder: Path) -> Path:
         "smoke": {"rfo": {"args": [], "prints": "hello {release}"}},
     }  # fmt: skip
     (source.parent / "component.yaml").write_text(yaml.safe_dump(COMPONENT | node))
-    for name in ("install", "rpm"):
-        shutil.copytree(REPO / name, folder / name, dirs_exist_ok=True)
+    add_packaging(folder)
     path = folder / "releases" / SMALL / "release.yaml"
     release = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump(release | {"components": release["components"] | {"rfo": {}}}))
     lock_small(folder)
     return folder
+
+
+def add_packaging(folder: Path) -> None:
+    """Give a checkout what the repository's node is packed with: units, scripts and specs."""
+    for name in ("install", "rpm"):
+        shutil.copytree(REPO / name, folder / name, dirs_exist_ok=True)
 
 
 def image_checkout(folder: Path, *recipes: dict[str, Any], files: dict[str, str] | None = None, **more: Any) -> Path:
@@ -109,15 +114,6 @@ def made(folder: Path) -> Context:
 
 
 __all__ = [
-    "BASE",
-    "CHART",
-    "EMPTY",
-    "MAIN",
-    "PLAIN",
-    "REPO",
-    "TOOLS",
-    "add_chart",
-    "add_node",
-    "image_checkout",
-    "made",
-]
+    "BASE", "CHART", "EMPTY", "MAIN", "PLAIN", "REPO", "TOOLS", "add_chart", "add_node", "add_packaging",
+    "image_checkout", "made",
+]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from engine import HELLO, SMALL, lock_small, make_context, write_checkout
 
-from images import COMPONENT, EMPTY, PLAIN
+from images import COMPONENT, EMPTY, PLAIN, add_packaging
 from images import FILES as COMMON
 from pipeline.release import release
 from pipeline.store import remove_tree
@@ -55,6 +55,7 @@ def write(folder: Path, *, changed: bool = False) -> Path:
         texts["components/hello/src/main.go"] = HELLO.replace('"fail"', '"break"')
         texts["charts/demo/values.yaml"] = CHART["values.yaml"].replace("number: 1", "number: 2")
     write_checkout(folder, {"hello": COMPONENT, "rfo": rfo}, texts, {"hello": {}, "rfo": {}}, lock=False)
+    add_packaging(folder)
     path = folder / "releases" / SMALL / "release.yaml"
     more = {"images": [r["name"] for r in recipes], "charts": ["demo"]}
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | more))
