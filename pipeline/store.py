@@ -129,8 +129,7 @@ class Store:
         """
         path = self.blob(digest)
         try:
-            found = path.lstat()
-            seen = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            seen = _seen(path)
             if self._checked.get(digest) == seen:
                 return path
             if path.is_symlink() or not path.is_file() or Digest.of_file(path) != digest:
@@ -157,6 +156,7 @@ class Store:
             target.parent.mkdir(exist_ok=True)
             path.rename(target)
             _sync(target.parent)
+            self._checked[digest] = _seen(target)  # it was hashed just now
         except OSError as error:
             raise store_error(error, self.root) from error
         return Output(digest, size)
@@ -328,6 +328,12 @@ def _holders(descriptor: int) -> list[str]:
     except (OSError, IndexError):
         return []
     return [f"process {pid}" for pid in sorted(found - {str(os.getpid()), "0", "-1"})]
+
+
+def _seen(path: Path) -> tuple[int, int, int, int]:
+    """What tells that a file was not touched since it was looked at. Raises OSError."""
+    found = path.lstat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def touch(path: Path) -> None:
