@@ -1,15 +1,14 @@
 """The store: content-addressed files and action records of one host.
 
-Files enter by write, fsync, rename; a reader never sees a part. Content is checked against its digest when it is
-used: what does not match is removed and reported as missing, so that it is made again and never served.
+Files enter by write, fsync, rename; a reader never sees a part. Content is checked against its digest when it is used:
+what does not match is removed and reported as missing, so that it is made again and never served.
 
     blobs/sha256/ab/abcd…   files, read-only          records/KEY.json    what an action produced
     history/NAME.json       last run of an action     trees/KEY/          roots assembled from packages
     history/NAME.previous.json  the last run of it with another key
     gomod/                  Go module cache           gocache/KEY/        compile caches: accelerators, never inputs
 
-Whoever opens a store holds it for as long as it is used; content that others may rely on is removed only by who holds
-it alone.
+Whoever opens a store holds it while it is used; what others may rely on is removed only by who holds it alone.
 """
 
 import contextlib
@@ -129,8 +128,7 @@ class Store:
         """
         path = self.blob(digest)
         try:
-            seen = _seen(path)
-            if self._checked.get(digest) == seen:
+            if self._checked.get(digest) == (seen := _seen(path)):
                 return path
             if path.is_symlink() or not path.is_file() or Digest.of_file(path) != digest:
                 remove_tree(path)
@@ -146,20 +144,19 @@ class Store:
         """Move a finished file into the store; it must lie on the store's file system."""
         try:
             path.chmod(0o555)  # readable whatever its maker set; executable, so that it can be run where it stands
-            size = path.stat().st_size
-            digest = Digest.of_file(path)
-            target = self.blob(digest)
-            if self.use(digest):
+            made = Output(Digest.of_file(path), path.stat().st_size)
+            target = self.blob(made.digest)
+            if self.use(made.digest):
                 path.unlink()
-                return Output(digest, size)
+                return made
             _sync(path)
             target.parent.mkdir(exist_ok=True)
             path.rename(target)
             _sync(target.parent)
-            self._checked[digest] = _seen(target)  # it was hashed just now
+            self._checked[made.digest] = _seen(target)  # it was hashed just now
+            return made
         except OSError as error:
             raise store_error(error, self.root) from error
-        return Output(digest, size)
 
     def add_bytes(self, data: bytes) -> Output:
         """Keep `data`."""
@@ -331,8 +328,7 @@ def _holders(descriptor: int) -> list[str]:
 
 
 def _seen(path: Path) -> tuple[int, int, int, int]:
-    """What tells that a file was not touched since it was looked at. Raises OSError."""
-    found = path.lstat()
+    found = path.lstat()  # what tells that a file was not touched since it was looked at
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

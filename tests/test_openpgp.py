@@ -211,7 +211,16 @@ def test_dnf_follows_a_key_that_was_announced_and_no_other(pair: Pair, tmp_path:
         (index.parent / "repomd.xml.asc").write_bytes(armor(packet, SIGNATURE))
 
     def install(name: str, status: int = 0) -> str:
-        command = ("-y", "-c", tmp_path / "dnf.conf", f"--installroot={root}", "--releasever=1", "install", name)
+        command = (
+            "-y",
+            "-c",
+            tmp_path / "dnf.conf",
+            f"--installroot={root}",
+            "--releasever=1",
+            "--refresh",
+            "install",
+            name,
+        )
         return rpm("dnf", *command, status=status, HOME=str(tmp_path))
 
     def trusted() -> set[str]:
