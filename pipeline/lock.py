@@ -277,8 +277,15 @@ def read_lock(path: Path) -> str | None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step: a reader sees the old or the new file, never a part."""
+    """Replace `path` by `data` in one step: a reader sees the old or the new file, never a part. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with written_beside(path, data) as made:
+        made.rename(path)
+
+
+@contextlib.contextmanager
+def written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """A file with `data`, on the disk, beside the place that it is for; gone afterwards unless it was renamed."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -286,7 +293,6 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)
-        Path(name).rename(path)
-    except BaseException:
+        yield Path(name)
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise

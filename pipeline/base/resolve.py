@@ -103,27 +103,29 @@ class Resolver:
         return Digest(checksum.hex())
 
     def _load(self, repository: Repository) -> str:
-        self._add(self._pool.add_repo(repository.name), repository, "primary", 0)
+        add_metadata(self._pool.add_repo(repository.name), repository, "primary", self._mirror, self._work)
         return repository.name
 
     def _load_file_lists(self) -> None:
         for repo in self._pool.repos:
             repository = self._repositories[repo.name]
             if "filelists" in repository.data:
-                self._add(repo, repository, "filelists", solv.Repo.REPO_EXTEND_SOLVABLES)
+                add_metadata(repo, repository, "filelists", self._mirror, self._work)
         self._has_files = True
         self._prepare()
-
-    def _add(self, repo: "solv.Repo", repository: Repository, kind: str, flags: int) -> None:
-        plain = fetch_metadata(self._mirror, repository, kind, self._work)
-        file = solv.xfopen(str(plain))
-        try:
-            if not repo.add_rpmmd(file, None, flags):
-                raise SourceError(f"{self._mirror.place(repository.path)}: malformed {kind}: {self._pool.errstr}")
-        finally:
-            file.close()
-            plain.unlink()
 
     def _prepare(self) -> None:
         self._pool.addfileprovides()
         self._pool.createwhatprovides()
+
+
+def add_metadata(repo: "solv.Repo", repository: Repository, kind: str, mirror: Mirror, work: Path) -> None:
+    """Load the `primary` metadata of a repository, or its `filelists` later. Raises SourceError, NetworkError."""
+    plain = fetch_metadata(mirror, repository, kind, work)
+    file = solv.xfopen(str(plain))
+    try:
+        if not repo.add_rpmmd(file, None, solv.Repo.REPO_EXTEND_SOLVABLES if kind == "filelists" else 0):
+            raise SourceError(f"{mirror.place(repository.path)}: malformed {kind}: {repo.pool.errstr}")
+    finally:
+        file.close()
+        plain.unlink()

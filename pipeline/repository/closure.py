@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import solv
 
 from pipeline.base.mirror import Mirror
-from pipeline.base.repodata import Repository, fetch_metadata
-from pipeline.errors import SourceError
-
-if TYPE_CHECKING:
-    import solv
+from pipeline.base.repodata import Repository
+from pipeline.base.resolve import add_metadata
 
 MAX_REASONS = 5
 """Lines of a resolver's explanation that are kept of each package."""
@@ -19,9 +17,7 @@ class Closure:
     """The repositories that a host of one architecture has."""
 
     def __init__(self, rpm_arch: str, work: Path) -> None:
-        import solv
-
-        self._solv, self._work = solv, work
+        self._work = work
         self._pool = solv.Pool()
         self._pool.setdisttype(solv.Pool.DISTTYPE_RPM)
         self._pool.setarch(rpm_arch)
@@ -31,7 +27,7 @@ class Closure:
     def add(self, repository: Repository, mirror: Mirror) -> None:
         """Have a repository. Raises SourceError, NetworkError."""
         repo = self._pool.add_repo(repository.path)
-        self._read(repo, mirror, repository, "primary", 0)
+        add_metadata(repo, repository, "primary", mirror, self._work)
         self._lists.append((repo, mirror, repository))
 
     def add_host(self, provided: Iterable[str]) -> None:
@@ -39,12 +35,12 @@ class Closure:
         host = self._pool.add_repo("host").add_solvable()
         host.name, host.evr, host.arch = "host", "1-1", "noarch"
         for name in provided:
-            host.add_deparray(self._solv.SOLVABLE_PROVIDES, self._pool.Dep(name))
+            host.add_deparray(solv.SOLVABLE_PROVIDES, self._pool.Dep(name))
 
     def required(self, path: str) -> set[str]:
         """Names of what the packages of a repository require."""
         whenever = 0  # also what only scriptlets need, which stands behind a marker
-        deps = [d for s in self._solvables(path) for d in s.lookup_deparray(self._solv.SOLVABLE_REQUIRES, whenever)]
+        deps = [d for s in self._solvables(path) for d in s.lookup_deparray(solv.SOLVABLE_REQUIRES, whenever)]
         return {name for d in deps if not (name := str(d).partition(" ")[0]).startswith("solvable:")}
 
     def lacks(self, path: str) -> dict[str, list[str]]:
@@ -54,7 +50,7 @@ class Closure:
         if self._lists and any("nothing provides /" in reason for reasons in found.values() for reason in reasons):
             for repo, mirror, repository in self._lists:
                 if "filelists" in repository.data:
-                    self._read(repo, mirror, repository, "filelists", self._solv.Repo.REPO_EXTEND_SOLVABLES)
+                    add_metadata(repo, repository, "filelists", mirror, self._work)
             self._lists = []
             self._prepare()
             found = self._solve_all(path)
@@ -68,7 +64,7 @@ class Closure:
         """Why a package cannot be installed in an empty root; nothing if it can."""
         solver = self._pool.Solver()
         solver.set_flag(solver.SOLVER_FLAG_IGNORE_RECOMMENDED, 1)
-        job = self._pool.Job(self._solv.Job.SOLVER_INSTALL | self._solv.Job.SOLVER_SOLVABLE, wanted.id)
+        job = self._pool.Job(solv.Job.SOLVER_INSTALL | solv.Job.SOLVER_SOLVABLE, wanted.id)
         problems = solver.solve([job])
         rules = [rule for problem in problems for rule in problem.findallproblemrules()]
         texts = [i.problemstr() for rule in rules for i in rule.allinfos()] or [str(p) for p in problems]
@@ -76,16 +72,6 @@ class Closure:
 
     def _solvables(self, path: str) -> "Sequence[solv.XSolvable]":
         return [s for repo in self._pool.repos if repo.name == path for s in repo.solvables]
-
-    def _read(self, repo: "solv.Repo", mirror: Mirror, repository: Repository, kind: str, flags: int) -> None:
-        plain = fetch_metadata(mirror, repository, kind, self._work)
-        file = self._solv.xfopen(str(plain))
-        try:
-            if not repo.add_rpmmd(file, None, flags):
-                raise SourceError(f"{mirror.place(repository.path)}: malformed {kind}: {self._pool.errstr}")
-        finally:
-            file.close()
-            plain.unlink()
 
     def _prepare(self) -> None:
         self._pool.addfileprovides()

@@ -1,15 +1,13 @@
 """The metadata of one folder of packages: whether they hold, and making them anew with createrepo_c in a sandbox."""
 
 import os
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import BuildError, SourceError
-from pipeline.lock import write_atomically
+from pipeline.lock import write_atomically, written_beside
 from pipeline.model import Digest
 from pipeline.repository.kept import REPODATA, Package
 from pipeline.rpm.metadata import INDEX, METADATA, createrepo
@@ -158,7 +156,10 @@ def write_index(folder: Path, made: Made, signature: bytes) -> None:
     for name, data in made.files.items():
         if not (repodata / name).is_file() or (repodata / name).read_bytes() != data:
             write_atomically(repodata / name, data)
-    with _beside(repodata / METADATA_SIGNATURE, signature) as asc, _beside(repodata / INDEX, made.repomd) as xml:
+    with (
+        written_beside(repodata / METADATA_SIGNATURE, signature) as asc,
+        written_beside(repodata / INDEX, made.repomd) as xml,
+    ):
         asc.rename(repodata / METADATA_SIGNATURE)
         xml.rename(repodata / INDEX)
     sync(repodata)
@@ -182,21 +183,6 @@ def _remove_unnamed(repodata: Path) -> None:
     for path in repodata.glob("*.xml.gz"):
         if path.name not in keep:
             path.unlink()
-
-
-@contextmanager
-def _beside(target: Path, data: bytes) -> Iterator[Path]:
-    """The content in a file beside its place, on the disk; it is gone afterwards if it was not moved."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _read(path: Path, limit: int, what: str) -> bytes:
