@@ -162,8 +162,9 @@ class Context:
 
     @cached_property
     def packaged(self) -> bool:
-        """Whether the release has RPM packages, which are made of a node and its images."""
-        return bool(self.images) and any(u.component == NODE for u in self.all_units)
+        """Whether the release has RPM packages, which are made of a node and its images on bases that can."""
+        node = any(u.component == NODE for u in self.all_units)
+        return node and bool(self.images) and any(base.dist for base in self.bases.values())
 
     @property
     def dist(self) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.attest.signing import packages_signer, sign_release
 from pipeline.context import Context, Options
-from pipeline.errors import BuildError, NetworkError, PipelineError, SourceError, StoreError, UsageError
+from pipeline.errors import BuildError, NetworkError, PipelineError, SourceError, StoreError, TrustError, UsageError
 from pipeline.graph import Graph, estimate
 from pipeline.plan import plan
 from pipeline.publish.dist import DamagedOutput, published_platforms, write_dist
@@ -96,6 +96,8 @@ def run_all(graph: Graph, scheduler: Scheduler, context: Context) -> Result:
     The graph's actions are then those of the others.
     """
     result = scheduler.run(graph)
+    if any(isinstance(f.error, TrustError) for f in result.failures):  # a key is no architecture's
+        refuse_failures(result, context)
     broken = {a for f in result.failures if (a := architecture_of(f.name))}
     asked = context.options.components or context.options.actions
     if asked or not context.images or not broken or not broken < set(context.inputs):
@@ -236,7 +238,7 @@ def refuse_failures(result: Result, context: Context) -> None:
     skipped = f"; {len(result.skipped)} more could not run without them" if result.skipped else ""
     kinds = {type(f.error) for f in result.failures}
     raised = kinds.pop() if len(kinds) == 1 and not lost else BuildError  # one kind of fault keeps its exit code
-    raise (raised if raised in (NetworkError, SourceError, StoreError) else BuildError)(
+    raise (raised if raised in (NetworkError, SourceError, StoreError, TrustError) else BuildError)(
         f"{len(result.failures) + len(lost)} failed{skipped}:\n  " + "\n  ".join(lines),
         "what succeeded is kept; the next run goes on from there",
     )

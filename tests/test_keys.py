@@ -299,12 +299,16 @@ def test_a_key_that_was_announced_is_known_before_it_signs(folder: Path) -> None
     assert known_certificates(folder) == [current, following]
     assert (signs(folder), announced(folder)) == (old, following)
     assert announce_packages_key(folder, Wanted("Another")) == [current, following], "there is one"
-    assert rotate_packages_key(folder, Wanted("Another")) == [following, current]
+    refused = fails(lambda: rotate_packages_key(folder, Wanted("Another")))
+    assert isinstance(refused, UsageError) and "is taken as it was wanted then" in refused.reason
+    assert rotate_packages_key(folder, Wanted("", 0, "next")) == [following, current]
     assert signs(folder, "next") == following.public.fingerprint
     assert (following.user_id, announced(folder)) == ("Next", None)
     third = announce_packages_key(folder, Wanted())[1]
     assert [c.public for c in known_certificates(folder)] == [following.public, third.public, current.public]
-    assert rotate_packages_key(folder, Wanted(), keep=False) == [third]
+    (fresh,) = rotate_packages_key(folder, Wanted("Fresh"), keep=False)
+    assert fresh.public not in (following.public, third.public, current.public), "the announced one was stolen, too"
+    assert (signs(folder), fresh.user_id, announced(folder)) == (fresh.public.fingerprint, "Fresh", None)
 
 
 KILLED = """
@@ -433,6 +437,7 @@ def test_a_key_that_a_command_signs_with(folder: Path, elsewhere: Key, tmp_path:
         ("sh -c 'cat > /dev/null; exit 3'", "ended with status 3"),
         ("true", "expected one OpenPGP signature packet"),
         ("/no/such/program", "cannot be run"),
+        ("./sign.sh", "depends on the folder"),
         ("'", "is no command line"),
         (" ", "is empty"),
     ],
@@ -486,6 +491,11 @@ def test_a_first_run_makes_a_key_for_development(tmp_path: Path) -> None:
         assert sorted(p.name for p in other.iterdir()) == ["builder.key", "builder.pub", "packages.asc", "packages.key"]
     assert not (tmp_path / "none").exists()
     assert "warning" not in said(context)
+    new_key("builder", tmp_path / "real", builder="https://example.org/builders/ours")
+    with environment(RFO_KEYS=str(tmp_path / "real")):
+        error = fails(lambda: have_packages_key(context))
+        assert isinstance(error, TrustError) and "./inv keys new --role packages" in error.hint
+        assert not (tmp_path / "real" / CERTIFICATES).exists()
     (other / "packages.key").unlink()
     made_at(other, int(time.time()), 59)
     with environment(RFO_KEYS=str(other)):

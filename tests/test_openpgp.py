@@ -26,11 +26,14 @@ from pipeline.attest.openpgp import (
     signature,
 )
 from pipeline.attest.packages import CERTIFICATES, Packager, known_certificates, load_packager
+from pipeline.attest.packets import write_packet
 from pipeline.attest.succession import Wanted, new_packages_key, rotate_packages_key
 from pipeline.base.openpgp import Keyring
 from pipeline.errors import SourceError
 from pipeline.process import find_program
 from pipeline.rpm.package import add_signature
+from pipeline.verifier.encoding import Refused
+from pipeline.verifier.openpgp import read_pgp_keys
 
 MESSAGE = b"what is signed\r\n \n"
 SPEC = """
@@ -332,6 +335,22 @@ def test_signatures_made_elsewhere_count_if_they_say_nothing_more(
             checked_packet(packet, own.public, other)
     with pytest.raises(ValueError, match="expected one"):
         checked_packet(packet + packet, own.public, MESSAGE)
+
+
+def test_what_others_added_to_a_certificate_is_left_out(home: Path) -> None:
+    key, colleague = make_key(home / "certified", "rsa3072"), make_key(home / "colleague", "ed25519")
+    gpg = Gpg(colleague.home)
+    gpg("--import", written(home / "certified.asc", key.public().decode()))
+    gpg("--yes", "--pinentry-mode", "loopback", "--passphrase", "", "--quick-sign-key", key.fingerprint)
+    text = gpg("--armor", "--export", key.fingerprint).encode()
+    with pytest.raises(Refused):
+        read_pgp_keys(text, "as it was exported")
+    (found,) = read_certificates(text)
+    assert [k.fingerprint for k in read_pgp_keys(armor_certificates([found]), "as it is published")] == [
+        key.fingerprint
+    ]
+    with pytest.raises(ValueError, match="an OpenPGP packet of 70000 bytes"):
+        write_packet(17, bytes(70000))
 
 
 def test_only_keys_that_rpm_knows_and_that_sign_by_themselves_are_accepted(elsewhere: Key, home: Path) -> None:

@@ -194,6 +194,10 @@ def test_what_is_no_index_of_a_repository_is_refused(made: Made, text: str, reas
     assert reason in fails(lambda: made.ask(made.index(text))).reason
 
 
+def test_a_request_without_files_is_about_the_key(made: Made) -> None:
+    assert made.ask() == {}
+
+
 def test_a_request_is_taken_whole_or_not_at_all(made: Made) -> None:
     good = made.index(INDEX)
     for items, changes, reason in (
@@ -203,7 +207,7 @@ def test_a_request_is_taken_whole_or_not_at_all(made: Made) -> None:
         ([good], {"time": 0}, "does not understand"),
         ([{**good, "digest": "sha256:x"}], {}, "does not understand"),
         ([{**good, "kind": "file"}], {}, "does not understand"),
-        ([], {}, "does not understand"),
+        ([], {"time": made.time - 1}, "is before the key was made"),
         ([good], {"more": 1}, "does not understand"),
     ):
         error = fails(lambda i=items, c=changes: made.ask(*i, **c))  # type: ignore[misc]

@@ -19,12 +19,15 @@ from trusted import STATEMENT, VERSION, Trusted, files, promoted
 from pipeline.accept import judge
 from pipeline.attest.helm import new_chart_key
 from pipeline.attest.keys import ROLES, load_signing, new_key
+from pipeline.attest.packages import CERTIFICATES
 from pipeline.attest.places import LAYOUT, LINKS
 from pipeline.attest.releasing import sign_release
 from pipeline.attest.root import read_root
+from pipeline.attest.succession import Wanted, new_packages_key
 from pipeline.errors import PipelineError, TrustError, UsageError
 from pipeline.promote import promote
 from pipeline.report.progress import Progress
+from pipeline.rpm.signatures import KEYS
 from pipeline.trust.development import ensure_development, open_trust
 from pipeline.verifier.encoding import canonical
 from pipeline.verifier.report import ACCEPTED
@@ -195,6 +198,19 @@ def test_a_policy_that_accepts_no_stand_in(tmp_path: Path, monkeypatch: pytest.M
     error = bench.refused()
     assert "debian-13: is a base that the policy does not accept" in error.reason
     assert "openeuler-*" in error.reason
+
+
+def test_a_key_for_packages_that_is_for_development(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_packages_key(tmp_path / "keys", Wanted("RFO packages (development)"))
+    (tmp_path / "rpm").mkdir()
+    shutil.copy(tmp_path / "keys" / CERTIFICATES, tmp_path / "rpm" / KEYS)
+
+    def real(policy: dict[str, Any]) -> None:
+        policy.update(name="default", development=False)
+
+    found = candidate(tmp_path / "real", monkeypatch, packages=tmp_path / "rpm", edits={"policy": real}).refused()
+    assert f"rpm/{KEYS}: has a key for development" in found.reason
+    candidate(tmp_path / "development", monkeypatch, packages=tmp_path / "rpm").promote()
 
 
 def test_a_release_key_that_the_policy_does_not_name(bench: Bench, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ ROLES = ("builder", "rebuilder", "release", "root-1", "root-2", "root-3", "targe
 """The roles that a trust root knows; a folder of one host holds only what is signed there."""
 PACKAGES = "packages"
 """The role whose key is of another kind."""
+DEVELOPMENT_ID = "https://rfolabs.github.io/rfo/builders/development-"
+"""What builder ids of keys begin with that nobody has to trust; the role follows."""
 _ROLE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ID = re.compile(r"https://[!-~]{1,500}")
 _MAX_ID = 1000

@@ -48,7 +48,7 @@ Sign = Callable[[bytes], bytes]
 # Packet tags (4.3), algorithms (9.1, 9.4), types of signatures (5.2.1), and their subpackets (5.2.3.1).
 _SIGNATURE, _PUBLIC_KEY, _USER_ID = 2, 6, 13
 _RSA, _SHA256 = 1, 8
-_OVER_BYTES, _CERTIFICATIONS, _REVOCATION = 0x00, range(0x10, 0x14), 0x20
+_OVER_BYTES, _CERTIFICATIONS, _REVOCATION, _NAME_REVOCATION = 0x00, range(0x10, 0x14), 0x20, 0x30
 _POSITIVE = 0x13
 _TIME, _ENDS_AFTER, _EXPIRES_AFTER, _ISSUER, _NOTATION, _HASHES, _PRIMARY, _FLAGS, _SIGNER, _FINGERPRINT = (
     2, 3, 9, 16, 20, 21, 25, 27, 28, 33,
@@ -101,7 +101,7 @@ class Certificate:
     expires: int | None
     """Seconds since 1970, or None if it does not expire."""
     data: bytes
-    """All of its packets."""
+    """Its packets: the key, the name, and the key's signature over both."""
 
 
 @dataclass(frozen=True)
@@ -207,10 +207,10 @@ def checked_packet(packet: bytes, public: Public, message: bytes) -> tuple[bytes
 
 
 def _certificate(packets: list[tuple[int, bytes]]) -> Certificate:
-    """From the packets of one; user ids and subkeys that the key did not sign are not looked at."""
-    public, user_id, covered = _read_public(packets[0][1]), "", b""
+    """From the packets of one; of them the key, and the name that it signed last, are kept."""
+    public, covered = _read_public(packets[0][1]), b""
     newest: Signature | None = None
-    name = b""
+    name, kept = b"", (b"", b"")
     for tag, body in packets[1:]:
         if tag == _USER_ID:
             name = body
@@ -220,17 +220,20 @@ def _certificate(packets: list[tuple[int, bytes]]) -> Certificate:
         elif (own := _own(public, body)) is not None:
             if own.kind == _REVOCATION:
                 raise ValueError(f"the key {public.fingerprint} was revoked")
+            if own.kind == _NAME_REVOCATION:
+                raise ValueError(f"a name of the key {public.fingerprint} was revoked: export it without that name")
             over_name = own.kind in _CERTIFICATIONS and covered and _verifies(public, covered, own)
             if over_name and (newest is None or own.time >= newest.time):
-                newest, user_id = own, _shown(name)
+                newest, kept = own, (name, body)
     if newest is None:
         raise ValueError(f"the key {public.fingerprint} has no user id that it signed with SHA-2")
     if not any(flags & _MAY_SIGN for flags in newest.hashed.get(_FLAGS, b"")[:1]):
         raise ValueError(f"the key {public.fingerprint} is not made for signing: its flags do not say so")
     lasts = [(public.created, _EXPIRES_AFTER), (newest.time, _ENDS_AFTER)]
     ends = [start + after for start, kind in lasts if (after := int.from_bytes(newest.hashed.get(kind, b""), "big"))]
-    data = b"".join(write_packet(tag, body) for tag, body in packets)
-    return Certificate(public, user_id, min(ends, default=None), data)
+    parts = ((_PUBLIC_KEY, packets[0][1]), (_USER_ID, kept[0]), (_SIGNATURE, kept[1]))
+    data = b"".join(write_packet(tag, body) for tag, body in parts)
+    return Certificate(public, _shown(kept[0]), min(ends, default=None), data)
 
 
 def _shown(name: bytes) -> str:

@@ -50,7 +50,8 @@ class Request(Strict):
     store: Path
     time: int = Field(gt=0, lt=1 << 32)
     """Seconds since 1970, that signatures say."""
-    files: tuple[Item, ...] = Field(min_length=1, max_length=MAX_FILES)
+    files: tuple[Item, ...] = Field(max_length=MAX_FILES)
+    """Without any, just the key is judged."""
     version: str = ""
     """Of the packages; there may be none."""
 
@@ -66,6 +67,7 @@ class Request(Strict):
 def sign(request: Request) -> dict[str, Any]:
     """The signatures of what was asked for, if all of it can be signed. Raises PipelineError."""
     packager = load_packager(keys_folder())
+    packager.refuse_unable(request.time)
     store = Store(request.store)
     found = {item.place: _message(item, store, request.version) for item in request.files}
     if len(found) != len(request.files):

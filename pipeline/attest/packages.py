@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.attest.keys import PACKAGES, Secret, Signing, keys_folder, load_signing
+from pipeline.attest.keys import DEVELOPMENT_ID, PACKAGES, Secret, Signing, keys_folder, load_signing, read_id
 from pipeline.attest.openpgp import (
     MAX_CERTIFICATES,
     MAX_SIGNATURE,
@@ -57,6 +57,11 @@ class Packager:
 
     def sign(self, message: bytes, time: int) -> bytes:
         """The packet of a detached signature that says it was made at `time`. Raises TrustError."""
+        self.refuse_unable(time)
+        return self.make(message, time)
+
+    def refuse_unable(self, time: int) -> None:
+        """Raise TrustError if the key may not sign now, or not with that time."""
         public, expires = self.certificate.public, self.certificate.expires
         now = int(clock.time())
         if public.created > now:
@@ -71,7 +76,6 @@ class Packager:
                 f"the key for packages expired at {_date(expires)}",
                 "make another one, which leaves old packages verifiable: ./inv keys rotate --role packages",
             )
-        return self.make(message, time)
 
 
 def read_certificates(folder: Path) -> bytes:
@@ -116,6 +120,11 @@ def have_packages_key(context: "Context") -> None:
             remedy = "./inv keys announce --role packages, see docs/trust.md"
             context.progress.say(f"  warning: the key for packages expires at {_date(expires)}: {remedy}")
         return
+    if (folder / "builder.id").exists() and not read_id("builder", folder).startswith(DEVELOPMENT_ID):
+        raise TrustError(
+            f"there is no key for packages in {folder}, whose builder is none for development",
+            "make one: ./inv keys new --role packages, see docs/trust.md",
+        )
     with context.store.exclusive("keys"):
         from pipeline.engine import HERE
         from pipeline.trust.development import ensure_development, make_packages_key
@@ -178,6 +187,8 @@ def _read_command(path: Path) -> list[str]:
         raise TrustError(f"{path} is no command line: {error}") from error
     if not words:
         raise TrustError(f"{path} is empty", "it is one line: what signs standard input")
+    if "/" in words[0] and not words[0].startswith("/"):
+        raise TrustError(f"{path}: {words[0]} depends on the folder that signing happens in", "name its whole path")
     return words
 
 

@@ -41,9 +41,11 @@ def dearmor(text: bytes, kind: str = SIGNATURE) -> bytes:
 
 
 def write_packet(tag: int, body: bytes) -> bytes:
-    """A packet with the old header (4.2.1), which every reader knows."""
+    """A packet with the old header (4.2.1), which every reader knows. Raises ValueError for one of 64 KiB or more."""
     if len(body) < 256:
         return bytes([0x80 | tag << 2, len(body)]) + body
+    if len(body) >= 1 << 16:
+        raise ValueError(f"an OpenPGP packet of {len(body)} bytes")
     return bytes([0x81 | tag << 2]) + len(body).to_bytes(2, "big") + body
 
 

@@ -20,6 +20,7 @@ from pipeline.attest.keyless import ReleaseSigner, read_keyless
 from pipeline.attest.keys import Signing, keys_folder, load_signing
 from pipeline.attest.layout import make_layout, sign_layout
 from pipeline.attest.oci import legacy_subjects, render_legacy, simple_signing
+from pipeline.attest.openpgp import read_certificates
 from pipeline.attest.places import (
     BUNDLE,
     IMAGE_SIGNATURES,
@@ -43,8 +44,10 @@ from pipeline.model import Digest
 from pipeline.pack.installer import render_installer
 from pipeline.publish.published import Published, read_published
 from pipeline.registry.layout import Layout
+from pipeline.rpm.signatures import FOLDER, KEYS, certificates_of
 from pipeline.store import store_error
 from pipeline.trust.development import open_trust
+from pipeline.trust.policy import DEVELOPMENT
 from pipeline.trust.repository import TrustRepository
 from pipeline.verifier.bundle import MAX_BUNDLE, read_bundle
 from pipeline.verifier.encoding import Refused, canonical, decode64, parse_canonical
@@ -90,7 +93,16 @@ def judge(folder: Path, root: TrustRoot) -> Judged:
     known = {MANIFEST_NAME, *published.artifacts}
     odd = [p for p in place.sizes if p not in known and not _belongs(p)]
     found = [Refused(p, "was added: it is no part of a release") for p in sorted(odd)]
+    found += development_keys(published, root)
     return Judged(published, report, check_links(place, published, root.layout), found)
+
+
+def development_keys(published: Published, root: TrustRoot) -> list[Refused]:
+    """Keys for packages that were made for trying things out, where the policy is not: hosts would trust them."""
+    data = certificates_of(published) if not root.policy.development else b""
+    names = [c.user_id for c in read_certificates(data)] if data else []
+    reason = "has a key for development, and the policy is not for that"
+    return [Refused(f"{FOLDER}/{KEYS}", reason, "", n) for n in names if n.endswith(f"({DEVELOPMENT})")]
 
 
 def _belongs(path: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from pipeline.attest.facts import WRITER, Facts, facts_of
-from pipeline.attest.keys import Signing, keys_folder, load_signing, read_id, spki_of
+from pipeline.attest.keys import DEVELOPMENT_ID, Signing, keys_folder, load_signing, read_id, spki_of
 from pipeline.attest.links import PAYLOAD_TYPE as LINK_TYPE
 from pipeline.attest.links import make_links
 from pipeline.attest.places import BUNDLE, UNTRACKED, kind_of, signature_files, signer_folder
@@ -29,7 +29,6 @@ from pipeline.attest.provenance import (
     rebuild_statement,
     sbom_statements,
 )
-from pipeline.attest.signing import DEVELOPMENT
 from pipeline.attest.statement import keyed_bundle
 from pipeline.attest.talk import serve
 from pipeline.engine import HERE, code_digest
@@ -311,7 +310,7 @@ def _witness(role: str, signing: Signing) -> Witness:
     """Raises TrustError if the key is bound to no builder id, or to a real one while the engine's files were edited."""
     name = read_id(role, keys_folder())
     dirty = is_dirty(HERE.parent)
-    if dirty and not name.startswith(DEVELOPMENT):
+    if dirty and not name.startswith(DEVELOPMENT_ID):
         raise TrustError(
             f"{HERE.parent} is not as it was committed, and {name} signs only what a commit names",
             "commit or undo the changes: git status; or sign with a development key",

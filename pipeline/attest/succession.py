@@ -10,7 +10,7 @@ import os
 import time as clock
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,11 +90,20 @@ def rotate_packages_key(
 ) -> list[Certificate]:
     """Put the next key for packages in place of the one there is; returns all certificates, the new one first.
 
-    One that was announced is taken, as it was wanted then. The old certificates stay behind it, unless `keep` is false.
+    One that was announced is taken, as it was wanted then, and the old certificates stay behind it. With `keep` false
+    they do not, and an announced key goes as well: it lay beside the one that nobody is to trust any more.
     What signed with the old key is kept as packages-FPR8.*. Raises UsageError, TrustError.
     """
     with _alone(folder):
         known = _known(folder)
+        if announced(folder) in known[1:]:
+            if not keep:
+                (folder / f"{NEXT}.asc").unlink()
+            elif replace(wanted, passphrase="") != Wanted():
+                raise UsageError(
+                    "the next key was announced, and is taken as it was wanted then",
+                    "./inv keys rotate --role packages, without --id, --days, --uri, --command and --public",
+                )
         new = _prepare(folder, wanted, known, secret)
         return _put_in_force(folder, new, _without(new, known) if keep else [])
 

@@ -17,7 +17,7 @@ from pipeline.publish.manifest import describe_inputs
 from pipeline.publish.published import Published, read_published
 from pipeline.report.progress import Progress
 from pipeline.rpm.package import signature_of
-from pipeline.rpm.signatures import FOLDER, KEYS, METADATA_SIGNATURE, PACKAGE, Given, Signer
+from pipeline.rpm.signatures import FOLDER, METADATA_SIGNATURE, PACKAGE, Given, Signer, certificates_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Candidate:
     @property
     def signer(self) -> Signer:
         """Who signed its packages: the certificates that it ships, with the signatures that it has."""
-        known = self.published.content(f"{FOLDER}/{KEYS}", MAX_CERTIFICATES)
+        known = certificates_of(self.published)
         return Signer(known, Given(known, self.packets))
 
     @property

@@ -4,13 +4,14 @@ Who may say what is in it is another question, which `inv verify --repo` answers
 """
 
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.base.mirror import Mirror
-from pipeline.base.repodata import parse_repomd
+from pipeline.base.repodata import check_xml, parse_repomd
 from pipeline.base.rpmfile import Rpm
 from pipeline.bases import Base
 from pipeline.context import Context
@@ -119,7 +120,9 @@ def check(root: Path, base: str, context: Context) -> Checked:
         context.progress.step(f"checking {folder}")
         index = _check_folder(looked, folder)
         if index:
-            solved = _check_closure(root, folder, against if not own or folder in own else None, context, found)
+            solved = UNCHECKED
+            if index.problem is None:  # nothing of what nobody signed is given to a solver
+                solved = _check_closure(root, folder, against if not own or folder in own else None, context, found)
             found.folders.append(Folder(folder, len(index.packages), index.repomd.revision, solved))
     return found
 
@@ -233,7 +236,12 @@ def _check_closure(root: Path, folder: str, base: Base | None, context: Context,
     with TemporaryDirectory(prefix="rfo-closure-") as name, Mirror(str(root)) as local:
         closure = Closure(rpm_arch, Path(name))
         index = (root / folder / REPODATA / INDEX).read_bytes()
-        closure.add(parse_repomd(index, folder, folder), local)
+        try:
+            check_xml(index, folder)
+            closure.add(parse_repomd(index, folder, folder), local)
+        except (ET.ParseError, ValueError, KeyError, OverflowError, SourceError) as error:
+            found.say(f"{folder}/{REPODATA}/{INDEX}", f"cannot be solved with: {error}", "add a release again")
+            return UNCHECKED
         said = _provide(closure, folder, base, arch, context, found)
         for file, reasons in closure.lacks(folder).items():
             found.say(f"{folder}/{file}", f"cannot be installed: {'; '.join(reasons)}", _next(said, base))

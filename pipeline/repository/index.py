@@ -16,10 +16,9 @@ from pipeline.sandbox import Mount, Sandbox
 from pipeline.sandbox.bwrap import Bwrap
 from pipeline.store import Store
 from pipeline.verifier.encoding import Refused
-from pipeline.verifier.openpgp import PgpKey, read_pgp_keys, verify_armored
+from pipeline.verifier.openpgp import MAX_ARMORED, PgpKey, read_pgp_keys, verify_armored
 from pipeline.verifier.rpmmd import MAX_PACKED, MAX_REPOMD, Listed, Repomd, read_primary, read_repomd
 
-MAX_SIGNATURE = 64 << 10
 MAX_REVISION = 1 << 32
 """A revision is a time, and signatures say it in 32 bits."""
 
@@ -63,7 +62,7 @@ def read_index(folder: Path, keys: Sequence[PgpKey], what: str) -> Index | None:
     repomd = read_repomd(data, where)
     signer, problem = "", None
     try:
-        armored = _read(path.with_name(METADATA_SIGNATURE), MAX_SIGNATURE, f"{where}.asc")
+        armored = _read(path.with_name(METADATA_SIGNATURE), MAX_ARMORED, f"{where}.asc")
         signer = verify_armored(data, armored, keys, where)[0].fingerprint
     except Refused as refused:
         problem = refused

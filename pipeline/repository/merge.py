@@ -60,6 +60,8 @@ def plan_merge(repository: Repository, incoming: Release, keep: int | None) -> M
         present = {r: _present(p, there, indexes[folder], fresh=r == incoming.name) for r, p in owners.items()}
         broken |= _broken(repository, owners.get(incoming.name, []), there, repairable=incoming.name in before)
         present = {r: p for r, p in present.items() if p}
+        if not present:  # all of them fell out before
+            continue
         kept = sorted(present, key=lambda name: (releases[name].version, name))[-keep if keep else 0 :]
         if incoming.name in present and incoming.name not in kept:
             raise UsageError(

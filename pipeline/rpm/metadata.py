@@ -59,5 +59,6 @@ def metadata_action(name: str, folder: str, packages: Mapping[str, Ref], given: 
         run=run,
         inputs=packages,
         publish={INDEX: f"{folder}/repodata/{INDEX}", **{m: f"{folder}/repodata/{{hex}}-{m}" for m in METADATA}},
+        disk=400 << 20,
         seconds=4.0,
     )

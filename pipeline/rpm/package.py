@@ -14,6 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pipeline.attest.openpgp import MAX_SIGNATURE
 from pipeline.base.rpmfile import (
     BINARY,
     HEADER,
@@ -55,8 +56,6 @@ WIDTHS = {INT32: 4, INT64: 8}
 """Bytes of a number, which is also how it is aligned."""
 MAX_SIGNATURE_HEADER = 64 << 10
 """Bytes; rpm writes 4.4 KiB."""
-MAX_SIGNATURE = 4096
-"""Bytes of an OpenPGP packet; that of an RSA-4096 key has about 570."""
 INTRO = 16
 """Bytes of a header before its index, and of each entry of the index."""
 

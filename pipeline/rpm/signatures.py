@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.attest.openpgp import checked_packet, read_certificates
+from pipeline.attest.openpgp import MAX_CERTIFICATES, checked_packet, read_certificates
+from pipeline.errors import SourceError
 from pipeline.rpm.package import main_header
 
 FOLDER = "rpm"
@@ -54,6 +55,28 @@ class Given:
             return checked_packet(self.packets[place], key, message)[0] == self.packets[place]
         except (ValueError, IndexError):
             return False
+
+
+class Release(Protocol):
+    """A published release, as far as it is read here (`pipeline.publish.published`)."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+    def content(self, name: str, limit: int) -> bytes:
+        """What a small file of it holds."""
+
+
+def certificates_of(release: Release) -> bytes:
+    """RPM-GPG-KEY-rfo of a release; empty if it has none. Raises SourceError."""
+    data = release.content(f"{FOLDER}/{KEYS}", MAX_CERTIFICATES)
+    try:
+        if data:
+            read_certificates(data)
+    except ValueError as error:
+        raise SourceError(f"{release.folder / FOLDER / KEYS} holds no keys for packages: {error}") from error
+    return data
 
 
 @dataclass(frozen=True)

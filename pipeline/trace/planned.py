@@ -9,7 +9,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pipeline.attest.openpgp import MAX_CERTIFICATES
 from pipeline.context import Context, Options
 from pipeline.definitions import Definitions, Release
 from pipeline.errors import PipelineError, SourceError
@@ -19,7 +18,7 @@ from pipeline.plan import plan
 from pipeline.publish.manifest import describe_inputs
 from pipeline.publish.published import Published
 from pipeline.report.progress import Progress
-from pipeline.rpm.signatures import FOLDER, KEYS, Signer
+from pipeline.rpm.signatures import Signer, certificates_of
 from pipeline.store import Store
 from pipeline.units import Unit
 
@@ -163,7 +162,7 @@ def _context(published: Published, bases: Mapping[str, LockedBase], checkout: Pa
     release = definitions.release(published.manifest.version)
     arches = tuple(map(_arch, bases))
     options = Options(release.version, base=_stand_in(release, bases), arches=arches, offline=True, locked=True)
-    signer = Signer(published.content(f"{FOLDER}/{KEYS}", MAX_CERTIFICATES))
+    signer = Signer(certificates_of(published))
     context = Context(options, Progress(stream=StringIO()), checkout, signer=signer)
     context.definitions, context.release = definitions, release  # read once
     context.store = _NoStore()

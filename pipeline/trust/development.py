@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.attest.keys import keys_folder, new_key
+from pipeline.attest.keys import DEVELOPMENT_ID, keys_folder, new_key
 from pipeline.attest.root import trust_folder
 from pipeline.errors import TrustError
 from pipeline.report.progress import Progress
@@ -11,8 +11,6 @@ from pipeline.trust.envelopes import read_root_file
 from pipeline.trust.policy import DEVELOPMENT, published_policy
 from pipeline.trust.repository import NAME_FIELD, TrustRepository
 from pipeline.trust.settings import read_settings
-
-IDS = "https://rfolabs.github.io/rfo/builders/development-"
 
 
 def open_trust(checkout: Path) -> TrustRepository:
@@ -56,7 +54,7 @@ def _make(repository: TrustRepository, checkout: Path) -> Outcome:
         return sign_held(repository)
     for role in (*root_roles(repository), *SINGLE, *POLICY_ROLES):
         if not (repository.keys / f"{role}.pub").is_file():
-            new_key(role, repository.keys, builder=f"{IDS}{role}" if role in POLICY_ROLES else "")
+            new_key(role, repository.keys, builder=f"{DEVELOPMENT_ID}{role}" if role in POLICY_ROLES else "")
     make_chart_key(repository.keys)
     make_packages_key(repository.keys)
     return init_held(repository, DEVELOPMENT, sources_of(checkout, DEVELOPMENT))

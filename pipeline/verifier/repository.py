@@ -18,14 +18,14 @@ from pipeline.verifier.encoding import Refused
 from pipeline.verifier.envelope import read_envelope
 from pipeline.verifier.folder import Folder, Hashed, other_content
 from pipeline.verifier.metadata import TUF_PAYLOAD, read_signed
-from pipeline.verifier.openpgp import MAX_ARMORED, MAX_KEY_FILE, PgpKey, read_pgp_keys, verify_armored
-from pipeline.verifier.package import read_package, verify_package
+from pipeline.verifier.openpgp import MAX_ARMORED, MAX_KEY_FILE, PgpKey, PgpSignature, read_pgp_keys, verify_armored
+from pipeline.verifier.package import Nevra, read_package, verify_package
 from pipeline.verifier.report import Kept, Report
 from pipeline.verifier.rpmmd import MAX_PACKED, MAX_REPOMD, PACKAGE_FILE, Listed, read_primary, read_repomd
 from pipeline.verifier.scope import Scope
 from pipeline.verifier.sealed import STATEMENT_PATH
 from pipeline.verifier.state import State
-from pipeline.verifier.tuf import MAX_TIMESTAMP, METADATA, Trust, read_trust
+from pipeline.verifier.tuf import MAX_TIMESTAMP, METADATA, TARGETS, Trust, read_trust
 from pipeline.verifier.verify import Options, verify
 from pipeline.verifier.versions import Version, read_version
 
@@ -44,6 +44,9 @@ REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 _DIRECTORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,60}/[A-Za-z0-9_]{1,20})/(.+)", re.DOTALL)
 """BASE/RPM_ARCH, and a file in it."""
 _OLD_METADATA = re.compile(r"repodata/([0-9a-f]{64})-(?:filelists|other|primary)\.xml\.gz")
+_SNAPSHOT_FILE = re.compile(rf"{METADATA}(?:[0-9]{{1,10}}\.)?[a-z0-9-]{{1,60}}\.json")
+_SNAPSHOT_TARGET = re.compile(rf"{TARGETS}([0-9a-f]{{64}})\.[a-z_]{{1,60}}\.json")
+"""What a snapshot of the trust root is made of, where it is not read itself."""
 _ROOT_FILE = re.compile(rf"{METADATA}([0-9]{{1,6}})\.root\.json")
 
 
@@ -61,8 +64,8 @@ class _Looked:
     report: Report
     expected: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Digest and size of each file, as something signed names it."""
-    signed: dict[str, Refused | None] = field(default_factory=dict)
-    """What is wrong with the signature of a package, by digest: the same file may lie in several folders."""
+    signed: dict[tuple[str, Nevra], Refused | None] = field(default_factory=dict)
+    """What is wrong with a package of some name, by digest: the same file may lie in several folders."""
     revisions: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -83,7 +86,7 @@ def verify_repository(place: Path, root: bytes, options: Options, name: str = RE
         report.refused += folder.odd
         if any(path.startswith(RELEASES) for path in folder.sizes):
             _verify_merged(folder, root, options, name, report)
-        elif (folder.root.parent / "release.json").is_file():
+        elif (folder.root.parent / "release.json").is_file() and is_own_folder(folder.root):
             _verify_released(folder, root, options, report)
         else:
             reason = "holds no evidence of a release: neither releases/ in it, nor release.json one folder up"
@@ -91,6 +94,11 @@ def verify_repository(place: Path, root: bytes, options: Options, name: str = RE
     except Refused as refused:
         report.refused.append(refused)
     return report
+
+
+def is_own_folder(root: Path) -> bool:
+    """Whether a folder is that of a release's packages: files of that name are what verifying the release hashes."""
+    return root.name == PACKAGES.rstrip("/") and not root.is_symlink()
 
 
 def _verify_released(folder: Folder, root: bytes, options: Options, report: Report) -> None:
@@ -113,6 +121,8 @@ def _verify_merged(folder: Folder, root: bytes, options: Options, name: str, rep
     hashed: Hashed = folder.hashing(p for p in folder.sizes if f"/{METADATA}" not in p)
     try:
         releases = {p.split("/")[1] for p in folder.sizes if p.startswith(RELEASES) and "/" in p[len(RELEASES) :]}
+        if not releases:
+            raise Refused(RELEASES, "holds no evidence of a release", "a folder for each release")
         names = sorted(releases, key=_version_of)
         trust, source = _newest_trust(folder, names, root, options.state)
         found = {n: _judge_release(folder, n, root, trust, options, newest=n == names[-1]) for n in names}
@@ -131,7 +141,8 @@ def _verify_merged(folder: Folder, root: bytes, options: Options, name: str, rep
         looked = _looked(folder, options, name, report, named, latest)
         for release, judged in found.items():
             _check_evidence(looked, release, judged, trust if release == source else None)
-        _check_repositories(looked, sorted(p for p in folder.sizes if not p.startswith(RELEASES)))
+        evidence = {p for p in folder.sizes if p.startswith(RELEASES) and "/" in p[len(RELEASES) :]}
+        _check_repositories(looked, sorted(set(folder.sizes) - evidence))
     finally:
         digests = hashed()
     _compare_expected(looked, digests)
@@ -165,8 +176,10 @@ def _newest_trust(folder: Folder, names: Iterable[str], root: bytes, state: Stat
 
 def _judge_release(folder: Folder, name: str, root: bytes, trust: Trust, options: Options, *, newest: bool) -> Report:
     """What speaks for and against one release; that others are newer is no downgrade."""
-    state = options.state if newest else replace(options.state, highest_version="", installed="")
-    asked = replace(options, scope=PACKAGES_APART, trust=trust, state=state)
+    asked = replace(options, scope=PACKAGES_APART, trust=trust)
+    if not newest:
+        state = replace(options.state, highest_version="", installed="")
+        asked = replace(asked, state=state, installed_version="")
     report = verify(folder.root / RELEASES / name, root, asked)
     if report.folder and report.folder != name:
         report.refused.append(
@@ -224,7 +237,10 @@ def _check_evidence(looked: _Looked, release: str, judged: Report, trust: Trust 
     for path in (p for p in looked.folder.sizes if p.startswith(start)):
         name = path[len(start) :]
         if name.startswith("trust/"):
-            if trust is not None and name not in trust.known:
+            target = _SNAPSHOT_TARGET.fullmatch(name)
+            if target:
+                looked.expected[path] = target[1], looked.folder.sizes[path]
+            if name not in trust.known if trust is not None else not (target or _SNAPSHOT_FILE.fullmatch(name)):
                 looked.report.refused.append(Refused(path, "is no part of the trust root"))
         elif name in judged.named:
             looked.expected[path] = judged.named[name], looked.folder.sizes[path]
@@ -262,7 +278,7 @@ def _check_directory(looked: _Looked, directory: str, files: set[str]) -> None:
     data = folder.read(what, MAX_REPOMD)
     key, signature = verify_armored(data, folder.read(f"{what}.asc", MAX_ARMORED), looked.keys, what)
     check_clock(looked.now, signature.made, f"the time at which {what} was signed")
-    _check_expiry(looked, key, what)
+    _check_expiry(looked, key, signature, what)
     repomd = read_repomd(data, what)
     _check_revision(looked, what, repomd.revision)
     for file in repomd.files.values():
@@ -286,12 +302,13 @@ def _check_directory(looked: _Looked, directory: str, files: set[str]) -> None:
     looked.report.kept.append(Kept(directory, repomd.revision, len(listed)))
 
 
-def _check_expiry(looked: _Looked, key: PgpKey, what: str) -> None:
-    """Signatures by a key that has expired since do not speak for metadata any more, which have to be of today."""
-    if key.expires is not None and key.expires <= looked.now:
-        days = (looked.now - key.expires) // DAY
-        ended = f"expired {days} days ago, at {render_time(key.expires)}"
-        line = f"{what}: the key {key.fingerprint} that signed it {ended}"
+def _check_expiry(looked: _Looked, key: PgpKey, signature: PgpSignature, what: str) -> None:
+    """Metadata have to be of today: a key or a signature that has expired since does not speak for them any more."""
+    ends = min((e for e in (key.expires, signature.ends) if e is not None), default=None)
+    if ends is not None and ends <= looked.now:
+        days = (looked.now - ends) // DAY
+        whose = f"the key {key.fingerprint} that signed it" if ends == key.expires else "its signature"
+        line = f"{what}: {whose} expired {days} days ago, at {render_time(ends)}"
         (looked.report.notes if looked.options.allow_stale else looked.report.stale).append(line)
 
 
@@ -318,16 +335,17 @@ def _check_package(looked: _Looked, path: str, listed: Listed) -> None:
         raise Refused(path, reason, ", ".join(f"sha256:{d}" for d in sorted(named)), f"sha256:{listed.sha256}")
     if path not in looked.folder.sizes:
         return  # comparing says so
-    if listed.sha256 not in looked.signed:
+    which = listed.sha256, listed.nevra
+    if which not in looked.signed:
         try:
-            looked.signed[listed.sha256] = None
+            looked.signed[which] = None
             package = read_package(looked.folder.root / path, path)
             if package.nevra != listed.nevra:
                 raise Refused(path, "is another package than the metadata say", str(listed.nevra), str(package.nevra))
             verify_package(package, looked.keys, path)
         except Refused as refused:
-            looked.signed[listed.sha256] = refused
-    refused_before = looked.signed[listed.sha256]
+            looked.signed[which] = refused
+    refused_before = looked.signed[which]
     if refused_before is not None:
         raise Refused(path, refused_before.reason, refused_before.expected, refused_before.found)
 

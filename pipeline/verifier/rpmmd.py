@@ -21,9 +21,29 @@ MAX_PACKED = 64 << 20
 MAX_PLAIN = 256 << 20
 """Bytes of metadata, compressed and not."""
 MAX_PACKAGES = 20_000
-MAX_XML_LEVELS = 16
 KINDS = ("filelists", "other", "primary")
 _REPO, _COMMON = "http://linux.duke.edu/metadata/repo", "http://linux.duke.edu/metadata/common"
+_RPM_SPACE = "http://linux.duke.edu/metadata/rpm"
+_FILE_FACTS = ("checksum", "open-checksum", "location", "timestamp", "size", "open-size")
+_IN_REPOMD = frozenset(("repomd", "repomd/revision", "repomd/data", *(f"repomd/data/{n}" for n in _FILE_FACTS)))
+_PACKAGE_FACTS = (
+    "name", "arch", "version", "checksum", "summary", "description", "packager", "url", "time", "size", "location",
+    "format",
+)  # fmt: skip
+_PACKAGE_FORMAT = ("license", "vendor", "group", "buildhost", "sourcerpm", "header-range")
+_PACKAGE_RELATIONS = (
+    "provides", "requires", "conflicts", "obsoletes", "suggests", "recommends", "supplements", "enhances",
+)  # fmt: skip
+_IN_PRIMARY = frozenset(
+    (
+        "metadata", "metadata/package", "metadata/package/format/file",
+        *(f"metadata/package/{n}" for n in _PACKAGE_FACTS),
+        *(f"metadata/package/format/rpm:{n}" for n in (*_PACKAGE_FORMAT, *_PACKAGE_RELATIONS)),
+        *(f"metadata/package/format/rpm:{n}/rpm:entry" for n in _PACKAGE_RELATIONS),
+    )
+)  # fmt: skip
+"""Paths of all elements. dnf goes by names alone, so that in another namespace or place an element would mean something
+to it that was not looked at here."""
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 PACKAGE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,250}\.rpm")
@@ -85,7 +105,7 @@ def read_repomd(data: bytes, what: str) -> Repomd:
             if current.setdefault(name, (attributes, text)) != (attributes, text):
                 raise Refused(what, f"says {name} twice of one file")
 
-    _read_xml(data, _REPO, what, end)
+    _read_xml(data, _REPO, _IN_REPOMD, what, end)
     if len(revision) != 1 or not _WHOLE.fullmatch(revision[0]) or set(found) != set(KINDS):
         raise Refused(what, "does not have one revision, a number, and metadata of each kind", ", ".join(KINDS))
     return Repomd(int(revision[0]), {k: _data_file(k, v, what) for k, v in found.items()})
@@ -126,7 +146,7 @@ def read_primary(packed: bytes, file: DataFile, what: str) -> list[Listed]:
         if len(found) > MAX_PACKAGES:
             raise Refused(what, "names too many packages", f"at most {MAX_PACKAGES}")
 
-    _read_xml(_unpacked(packed, file, what), _COMMON, what, end)
+    _read_xml(_unpacked(packed, file, what), _COMMON, _IN_PRIMARY, what, end)
     if count != [str(len(found))]:
         raise Refused(what, "names another number of packages than it says", "".join(count)[:20], str(len(found)))
     for names in ([p.file for p in found], [p.nevra for p in found]):
@@ -169,8 +189,9 @@ def _unpacked(packed: bytes, file: DataFile, what: str) -> bytes:
     return plain
 
 
-def _read_xml(data: bytes, namespace: str, what: str, end: _Element) -> None:
-    """Call `end` for each element of a namespace; others are passed over. Raises Refused."""
+def _read_xml(data: bytes, namespace: str, known: frozenset[str], what: str, end: _Element) -> None:
+    """Call `end` for each element; `known` are the paths that there may be. Raises Refused."""
+    spaces = {namespace: "", _RPM_SPACE: "rpm:"}
     if b"<!" in data:
         raise Refused(what, "has a document type, entities, comments or sections: no metadata of ours has")
     open_elements: list[tuple[str, dict[str, str], list[str]]] = []
@@ -178,15 +199,15 @@ def _read_xml(data: bytes, namespace: str, what: str, end: _Element) -> None:
     def start_element(name: str, attributes: dict[str, str]) -> None:
         space, _, local = name.rpartition(" ")
         above = open_elements[-1][0] + "/" if open_elements else ""
-        if len(open_elements) >= MAX_XML_LEVELS:
-            raise Refused(what, "is nested deeper than any metadata")
-        open_elements.append((above + (local if space == namespace else "*"), attributes, []))
+        path = f"{above}{spaces[space]}{local}" if space in spaces else ""
+        if path not in known:
+            raise Refused(what, "holds an element that no metadata of ours has", "", f"{above}{local} of {space}"[:200])
+        open_elements.append((path, attributes, []))
 
     def end_element(name: str) -> None:
         del name
         path, attributes, text = open_elements.pop()
-        if "*" not in path:
-            end(path, attributes, "".join(text).strip())
+        end(path, attributes, "".join(text).strip())
 
     def add_text(text: str) -> None:
         open_elements[-1][2].append(text)
