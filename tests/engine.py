@@ -313,7 +313,8 @@ class Box:
             return usage, log.read().decode(errors="replace").partition("\n")[2]
 
     def sh(self, script: str, **options: Any) -> tuple[Usage, str]:
-        return self.run("sh", "-c", script, **options)
+        """Run a script; what it says on both streams is one text in order, which Docker alone does not promise."""
+        return self.run("sh", "-c", f"exec 2>&1; {script}", **options)
 
 
 def fails(call: Callable[[], Any]) -> PipelineError:

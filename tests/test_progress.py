@@ -1,5 +1,6 @@
 """Progress: plain lines in a log, a live view on a terminal, JSON lines for programs."""
 
+import contextlib
 import json
 import os
 import pty
@@ -70,9 +71,12 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w") as stream:
         play(Progress(stream=stream))
-        got = os.read(leader, 1 << 16).decode()
+    got = b""
+    with contextlib.suppress(OSError):  # EIO: everything was read and nobody writes any more
+        while piece := os.read(leader, 1 << 16):
+            got += piece
     os.close(leader)
-    return got
+    return got.decode()
 
 
 def test_a_terminal_has_a_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
