@@ -52,7 +52,7 @@ def helm(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]
     """Run Helm with a home of its own."""
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
     command = [tool("helm"), *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
 
 
 def template(chart: Path, values: Mapping[str, Any], home: Path, version: str = "v1.25.4") -> list[dict[str, Any]]:

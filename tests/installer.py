@@ -111,7 +111,7 @@ class Host:
         done = subprocess.run(
             [*before, *self.shell.split(), "-"],
             input=self.installer, env=self.environment(settings), cwd=self.folder,
-            capture_output=True, check=False, timeout=120, start_new_session=True,
+            capture_output=True, check=False, timeout=900, start_new_session=True,
         )  # fmt: skip
         text = [part.decode() for part in (done.stdout, done.stderr)]
         return subprocess.CompletedProcess(done.args, done.returncode, *text)

@@ -165,7 +165,7 @@ class Node:
         """Run a command to its end; what it printed, and on its error stream as well if it may fail."""
         merged = subprocess.PIPE if check else subprocess.STDOUT
         done = subprocess.run(
-            self.inside(*command), stdout=subprocess.PIPE, stderr=merged, text=True, check=False, timeout=300
+            self.inside(*command), stdout=subprocess.PIPE, stderr=merged, text=True, check=False, timeout=900
         )
         assert not check or done.returncode == 0, f"{command}: {done.stderr[-3000:]}"
         return done.stdout
@@ -206,7 +206,7 @@ class Node:
         """Import a bundle as operators are told to: ctr takes plain archives only."""
         with subprocess.Popen(["zstd", "-dc", bundle], stdout=subprocess.PIPE) as plain:
             command = self.inside("ctr", "-n", "k8s.io", "images", "import", "--snapshotter", snapshotter, "-")
-            done = subprocess.run(command, stdin=plain.stdout, capture_output=True, text=True, check=False, timeout=300)
+            done = subprocess.run(command, stdin=plain.stdout, capture_output=True, text=True, check=False, timeout=900)
         assert (plain.returncode, done.returncode) == (0, 0), done.stderr
 
     def _end(self) -> None:
@@ -222,7 +222,7 @@ class Node:
 
 def _remove(group: Path) -> None:
     """Remove a control group and those in it; processes that were killed leave it a moment later."""
-    for _ in range(100):
+    for _ in range(1200):
         for parent, _folders, _files in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(parent)
@@ -236,5 +236,6 @@ def _sweep() -> None:
     """Remove the control groups of a test process that was killed."""
     for place in hierarchies():
         for group in Path(place).glob("rfo-test-*-*"):
-            if not Path("/proc", group.name.split("-")[2]).exists():
+            gone = not Path("/proc", group.name.split("-")[2]).exists()
+            if gone and not (group / "cgroup.procs").read_text():  # else another container's
                 _remove(group)

@@ -155,7 +155,7 @@ class System:
 
     def run(self, *command: object, check: bool = True, data: bytes | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command on it to its end."""
-        done = subprocess.run(self.inside(*command), input=data, capture_output=True, check=False, timeout=300)
+        done = subprocess.run(self.inside(*command), input=data, capture_output=True, check=False, timeout=900)
         result = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
         assert not check or result.returncode == 0, f"{command}: {result.stdout[-2000:]}{result.stderr[-3000:]}"
         return result

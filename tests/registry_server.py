@@ -18,7 +18,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -74,12 +74,14 @@ def _process(command: Sequence[str], address: str, folder: Path) -> Iterator[str
         )
     try:
         host, port = address.split(":")
-        for _ in range(600):
+        for _ in range(6000):
             assert server.poll() is None, log.read_text()[-2000:]
             with socket.socket() as probe:
                 if probe.connect_ex((host, int(port))) == 0:
                     break
             time.sleep(0.05)
+        else:
+            raise AssertionError(f"nothing listens at {address}: {log.read_text()[-2000:]}")
         yield address
     finally:
         server.kill()
@@ -302,6 +304,25 @@ class Disturber:
         self.slow = 0.0
         """Seconds before each part of a body is passed on."""
         self._lock = threading.Lock()
+        self._busy = 0
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While a request is passed on."""
+        with self._lock:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def settle(self) -> None:
+        """Wait until no request is under way: those of a killed client end later than it."""
+        end = time.monotonic() + 60
+        while self._busy:
+            assert time.monotonic() < end, "a request does not end"
+            time.sleep(0.01)
 
     def count(self, pattern: str) -> int:
         """How many requests there were whose `METHOD PATH` matches."""
@@ -327,6 +348,10 @@ def disturbed(upstream: str) -> Iterator[Disturber]:
 
     class Handler(_Quiet):
         def handle_any(self) -> None:
+            with disturber.at_work():
+                self.answer()
+
+        def answer(self) -> None:
             fault = disturber.fault_for(self.command, self.path) or Fault("")
             length = int(self.headers.get("Content-Length") or 0)
             if fault.status or fault.body is not None:
@@ -350,6 +375,11 @@ def disturbed(upstream: str) -> Iterator[Disturber]:
                 time.sleep(disturber.slow)
             self.note(passed)
             if passed < length:
+                assert connection.sock
+                connection.sock.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # until the registry has ended this request, and kept what it got
+                    while connection.sock.recv(1 << 16):
+                        pass
                 self.break_off()
                 return
             answer = connection.getresponse()

@@ -209,7 +209,7 @@ def test_a_server_that_is_not_there(made: Trusted) -> None:
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     run = [sys.executable, "-m", "invoke", "verify", *arguments]
-    return subprocess.run(run, capture_output=True, text=True, check=False, cwd=REPO, timeout=120)
+    return subprocess.run(run, capture_output=True, text=True, check=False, cwd=REPO, timeout=900)
 
 
 def test_the_command_says_everything(made: Trusted) -> None:

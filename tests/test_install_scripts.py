@@ -79,7 +79,7 @@ class Host:
             environment["RFO_DATA_DIR"] = self.data_dir
         program = program or f"{self.prefix}/bin/rfo-{script}.sh"
         command = [*self.shell, str(self.path(program)), *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
 
     def snapshot(self) -> list[tuple[str, int, str]]:
         found = []

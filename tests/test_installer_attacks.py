@@ -560,7 +560,7 @@ def test_a_full_disk(releases: Releases, host: Host, full: str, free: int) -> No
     done = subprocess.run(
         ["unshare", "--map-root-user", "--mount", "sh", script, host.prefix, host.state, str(free), folder],
         input=host.installer, env=host.environment({"ARTIFACT_PATH": str(releases.new.dist)}),
-        capture_output=True, check=False, timeout=120,
+        capture_output=True, check=False, timeout=900,
     )  # fmt: skip
     said = done.stdout.decode() + done.stderr.decode()
     assert done.returncode == 0, said

@@ -92,7 +92,7 @@ def cosign(*arguments: object, offline: bool = False) -> "subprocess.CompletedPr
         command = ["unshare", "--user", "--map-root-user", "--net", *command]
     with tempfile.TemporaryDirectory() as home:  # cosign keeps things there
         environment = {"HOME": home, "PATH": "/usr/bin:/bin", "HTTPS_PROXY": "http://127.0.0.1:1"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
 
 
 def accepted(*arguments: object, offline: bool = False) -> str:
@@ -237,7 +237,7 @@ def test_containers_image_enforces_a_policy(made: Trusted, registry: str, tmp_pa
         (tmp_path / "policy.json").write_text(json.dumps(policy))
         command = [judge, str(tmp_path / "policy.json"), str(tmp_path / "registries.d"), f"//{place}"]
         environment = {"HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:1"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
 
     mirrored_from = {"type": "remapIdentity", "prefix": mirror, "signedPrefix": "docker.io"}
     tagged = f"{mirror}/" + reference(made).partition("/")[2]

@@ -358,7 +358,7 @@ def test_a_change_that_is_killed_wherever_it_writes(action: str, folder: Path, t
         announce_packages_key(folder, Wanted())
     folder.rename(place / "start")
     run = [sys.executable, "-c", KILLED, str(place), verb]
-    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=REPO, timeout=300)
+    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=REPO, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     count = int(done.stdout)
     assert count > 4, "it was killed at every write"

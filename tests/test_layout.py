@@ -47,7 +47,7 @@ def by_command(made: Trusted) -> "subprocess.CompletedProcess[str]":
     """The same as a user has it."""
     command: list[str | Path] = [Path(sys.executable).with_name("in-toto-verify"), "--layout", made.dist / LAYOUT]
     command += ["--verification-keys", made.keys / "release.pub", "--link-dir", made.dist / LINKS]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
 
 
 def ours(made: Trusted) -> list[str]:

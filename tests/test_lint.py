@@ -17,7 +17,7 @@ CODE = ("pipeline", "tests", "tasks.py")
 
 def check(command: list[str], cwd: Path = ROOT, **environment: str) -> None:
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=600
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=1800
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-6000:]}{done.stderr[-3000:]}"
 

@@ -30,7 +30,8 @@ def play(progress: Progress) -> None:
     progress.end()
 
 
-def test_a_log_has_plain_lines() -> None:
+def test_a_log_has_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.report.progress.time.monotonic", lambda: 100.0)
     stream = StringIO()
     play(Progress(stream=stream))
     assert stream.getvalue().splitlines() == [

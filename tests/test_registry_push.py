@@ -37,20 +37,11 @@ from pipeline.registry.share import Asked, push
 from pipeline.registry.transfer import Result
 from pipeline.report.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 REPO = Path(__file__).parent.parent
 SHARED = os.urandom(300_000)
 """Content of a layer that all images have; of no use to a compressor."""
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No pauses, and nothing of this host's configuration."""
-    monkeypatch.setattr(client, "BACKOFF", 0)
-    monkeypatch.setattr(client, "MAX_PAUSE", 0)
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
 
 
 def release(folder: Path) -> Images:
@@ -440,7 +431,9 @@ def test_a_push_that_was_killed_goes_on(tmp_path: Path, front: Disturber) -> Non
             time.sleep(0.01)
         running.send_signal(signal.SIGKILL)
     assert running.returncode == -signal.SIGKILL
-    before, front.slow = front.count("PUT .*digest="), 0
+    front.slow = 0
+    front.settle()
+    before = front.count("PUT .*digest=")
     assert front.count("PUT .*/manifests/") == 0
     front.asked.clear()
     result = pushed(tmp_path, front.address)

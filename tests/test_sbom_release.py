@@ -281,7 +281,7 @@ def test_another_place_process_time_zone_and_locale_give_the_same_bytes(made: Ma
     env["PYTHONPATH"] = os.pathsep.join([str(REPO), str(REPO / "tests")])
     done = subprocess.run(
         [sys.executable, "-c", code, str(real_checkout(elsewhere)), str(tmp_path / "work")],
-        env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == {name: str(Digest.of_bytes(data)) for name, data in made.documents.items()}
@@ -317,7 +317,7 @@ def test_a_scanner_finds_nothing_that_the_documents_lack(made: Made, tmp_path: P
         layout = write_layout(made, image, tmp_path / image.name)
         done = subprocess.run(
             [syft, "scan", "--quiet", "--output", "json", f"oci-dir:{layout}"],
-            env={**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"}, capture_output=True, check=True, timeout=300,
+            env={**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false"}, capture_output=True, check=True, timeout=900,
         )  # fmt: skip
         scanned = {plain(a["purl"]): a for a in json.loads(done.stdout)["artifacts"] if a["purl"]}
         seen += len(scanned)

@@ -26,6 +26,7 @@ def add(store: Store, data: bytes = b"content") -> Output:
 
 
 def flip(path: Path) -> None:
+    time.sleep(0.02)  # the clock of files may be as coarse as the kernel's tick
     path.chmod(0o644)
     with path.open("r+b") as file:
         first = file.read(1)[0]

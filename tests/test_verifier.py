@@ -52,7 +52,7 @@ class Host:
         if "--state" not in arguments and "--release" in arguments:
             command += ["--state", str(self.state)]
         return subprocess.run(
-            command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
+            command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=900
         )
 
     def verify(self, made: Trusted, *arguments: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -485,7 +485,7 @@ def stock(script: str, made: Trusted, **environment: str) -> subprocess.Complete
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         ["sh", "-eu"], input=script, cwd=made.dist, env={**os.environ, "PATH": path, **environment},
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
 
 

@@ -699,13 +699,16 @@ def test_signatures_and_packages_that_were_cut_off_or_altered_are_refused(whole:
             read_package(cut, "package")
 
 
-def test_certificates_that_cannot_be_relied_on(whole: Made, tmp_path: Path) -> None:
+def test_certificates_that_cannot_be_relied_on(
+    whole: Made, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    homes = tmp_path_factory.mktemp("g")  # agents' sockets need short paths
     good = whole.key.public()
     assert read_pgp_keys(good, KEYS)[0].expires is None
     assert read_pgp_keys(whole.old.public(), KEYS)[0].expires == EARLY + 365 * 86400
-    certifies = make_key(tmp_path / "c", "rsa2048", subkey=True)
-    edwards = make_key(tmp_path / "e", "ed25519")
-    revoked = shutil.copytree(whole.key.home, tmp_path / "r", ignore=shutil.ignore_patterns("S.*"))
+    certifies = make_key(homes / "c", "rsa2048", subkey=True)
+    edwards = make_key(homes / "e", "ed25519")
+    revoked = shutil.copytree(whole.key.home, homes / "r", ignore=shutil.ignore_patterns("S.*"))
     text = next(revoked.glob("openpgp-revocs.d/*.rev")).read_text().replace(":-----BEGIN", "-----BEGIN")
     (tmp_path / "rev").write_text(text)
     run("gpg", "--homedir", revoked, "--batch", "--import", tmp_path / "rev")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from conftest import action, writes
@@ -196,7 +197,11 @@ def test_looking_makes_no_store(tmp_path: Path) -> None:
 # --- records of real builds
 
 
-def checkout(folder: Path, version: str, text: str = HELLO) -> Path:
+OWN = f"{HELLO}\n// {uuid4()}\n"
+"""Built by no other test run, whose engine may have been another: what ran last of it is what this run made."""
+
+
+def checkout(folder: Path, version: str, text: str = OWN) -> Path:
     """A program that no other test builds: what ran last of it is known here."""
     definition = {
         "name": "reasons",
@@ -226,7 +231,7 @@ def test_a_build_is_explained_before_and_after_it_runs(tmp_path: Path) -> None:
     assert now is not None
     assert now.state == "kept"
 
-    third = checkout(tmp_path / "3", "v2", f"{HELLO}\n// changed\n")
+    third = checkout(tmp_path / "3", "v2", f"{OWN}\n// changed\n")
     now = look(third).now
     assert now is not None
     assert (now.state, [c.path for c in now.changes]) == ("runs", ["parameters.sources.tree"])

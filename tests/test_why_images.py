@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import traced
@@ -23,6 +24,10 @@ RECIPE = PLAIN | {
 """An image that no other test makes: what ran last for it is known here."""
 
 
+OWN = f'{HELLO}\nfunc init() {{ os.Setenv("TEST_RUN", "{uuid4()}") }}\n'
+"""Built by no other test run, whose engine may have been another: what ran last of it is what this run made."""
+
+
 def write(folder: Path, *, changed: bool) -> Path:
     """A release with one image and one chart; `changed`, with another program, user, label, and file of the chart."""
     component = COMPONENT | {
@@ -32,7 +37,7 @@ def write(folder: Path, *, changed: bool) -> Path:
     recipe = RECIPE | ({"user": "7:7"} if changed else {})
     files = {f"charts/why/{n}": t.replace("demo", "why").replace("plain", "why") for n, t in traced.CHART.items()}
     files |= {
-        "components/why/src/main.go": HELLO + ("\nvar Other = 7\n\nfunc init() { Other++ }\n" if changed else ""),
+        "components/why/src/main.go": OWN + ("\nvar Other = 7\n\nfunc init() { Other++ }\n" if changed else ""),
         "components/why/src/go.mod": "module example.org/why\n\ngo 1.20\n",
         "images/openeuler/why.yaml": json.dumps(recipe),
         "install/bin/rfo-killall.sh": "#!/bin/sh\n",
