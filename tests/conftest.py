@@ -62,6 +62,7 @@ def tools_ahead() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def own_keys(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Releases of tests are signed with keys that the first of them makes; nobody's own are touched."""
+    os.umask(0o022)
     folder = tmp_path_factory.mktemp("trust")
     os.environ.update(RFO_KEYS=str(folder / "keys"), RFO_TRUST=str(folder / "trust"))
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -265,6 +266,10 @@ class Host:
         """End what dnf's gpg has started, and would stay."""
         for home in self.root.glob("var/cache/dnf/*/pubring"):
             run("gpgconf", "--homedir", home, "--kill", "gpg-agent")
+            for _ in range(200):  # until it has taken its sockets away, which a copy would trip over
+                if not list(home.glob("S.gpg-agent*")):
+                    break
+                time.sleep(0.05)
 
     def rpm(self, *arguments: object) -> list[str]:
         """The lines that rpm says of this host."""

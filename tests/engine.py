@@ -222,7 +222,7 @@ def process(
 
 def run_process(*arguments: Any, **options: Any) -> dict[str, str]:
     """Run the engine in its own process; returns its digests."""
-    done = subprocess.run(process(*arguments, **options), capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(process(*arguments, **options), capture_output=True, text=True, check=False, timeout=3600)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, str] = json.loads(done.stdout)
     return found
@@ -241,13 +241,13 @@ def second_store(*, modules: bool = False) -> Iterator[Path]:
         for name in ("blobs", "trees", "locks-of-bases", *names):
             if (first.root / name).exists():
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
-                _link(first.root / name, path / name)
+                link(first.root / name, path / name)
         yield path
     finally:
         remove_tree(path)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """Link a folder's files, without those that vanish meanwhile: they are what others are writing there."""
     copy, env = ["cp", "-al", str(source), str(target)], {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(copy, capture_output=True, text=True, check=False, env=env)

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from engine import (
     SMALL,
     builder_root,
     environment,
+    link,
     lock_small,
     make_context,
     shared_store,
@@ -183,7 +183,7 @@ class Place:
             source, target = shared_store().gomod / path, self.store / "gomod" / path
             if source.exists() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                subprocess.run(["cp", "-al", str(source), str(target)], check=True)
+                link(source, target)
 
     @property
     def dist(self) -> Path:
@@ -243,9 +243,12 @@ def sandboxed(folder: Path) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile
-            inside = os.readlink(process / "ns/mnt") != own and tail in (process / "mountinfo").read_text()
+            inside = os.readlink(process / "ns/mnt") != own and tail in (process / "mountinfo").read_text(
+                errors="replace"
+            )
             if inside or (
-                "bwrap\0--unshare-user" in (command := (process / "cmdline").read_text()) and tail in command
+                "bwrap\0--unshare-user" in (command := (process / "cmdline").read_text(errors="replace"))
+                and tail in command
             ):
                 found.append(int(process.name))
     return found

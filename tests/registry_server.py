@@ -94,6 +94,7 @@ def distribution(
 ) -> Iterator[str]:
     """The address of a registry that keeps its content in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    program = tool("registry")  # which may have to be built first
     address = address or free_address()
     config: dict[str, Any] = {
         "version": 0.1,
@@ -106,7 +107,7 @@ def distribution(
     if auth:
         config["auth"] = auth
     (folder / "config.yml").write_text(yaml.safe_dump(config))
-    with _process([tool("registry"), "serve", str(folder / "config.yml")], address, folder) as running:
+    with _process([program, "serve", str(folder / "config.yml")], address, folder) as running:
         yield running
 
 
@@ -120,9 +121,9 @@ def passwords(folder: Path) -> dict[str, Any]:
 def referrers_registry(folder: Path) -> Iterator[str]:
     """The address of a registry with the referrers API, which distribution has not."""
     folder.mkdir(parents=True, exist_ok=True)
-    address = free_address()
     module = MODULES["crane"].replace("/cmd/crane", "")
     program = compiled("referrers-registry", module, REFERRERS_SERVER)
+    address = free_address()
     with _process([program, address], address, folder) as running:
         yield running
 

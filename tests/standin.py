@@ -120,7 +120,7 @@ class StandIn:
     """The instance. Fields say how it differs from an honest one."""
 
     log_key: Key = field(default_factory=new_p256)
-    life: float = 600
+    life: float = 6 * 3600
     """Seconds until the signer's and the timestamps' certificates end."""
     stamps: bool = True
     purpose: ObjectIdentifier = ExtendedKeyUsageOID.CODE_SIGNING

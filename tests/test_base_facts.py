@@ -59,6 +59,7 @@ def test_a_scanner_reads_packages_of_all_layers_from_the_uppermost_database(
     assert [f["path"] for f in program["metadata"]["files"]] == ["/usr/bin/tool"], "of its files, those that are there"
 
 
+@pytest.mark.full  # the scanner takes minutes to build
 def test_a_database_of_more_packages_than_a_page_of_slots(rpms: dict[str, Path], tmp_path: Path) -> None:
     many = [(pin(f"p{n:03}"), rpms["demo-data"]) for n in range(254)]
     one, two = (database("rpm", [*many, *extra])[RPM_DATABASE] for extra in ((), [(pin("tool"), rpms["tool"])]))

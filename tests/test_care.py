@@ -448,6 +448,10 @@ def test_a_run_that_starts_meanwhile_waits_and_is_told(store: Store) -> None:
     with store.alone():
         thread = threading.Thread(target=run)
         thread.start()
+        for _ in range(600):
+            if said:
+                break
+            time.sleep(0.05)
         assert not opened.wait(0.3)
         assert len(said) == 1
         assert f"cleaned {store.root}" in said[0]
@@ -641,7 +645,7 @@ def fill(root: Path, names: Sequence[str], *, hurt: bool) -> dict[str, dict[str,
     made = build(scheduler, *names)
     for name in names:
         remove_tree(store.root / "trees" / Digest.of_bytes(name.encode()).hex)
-        tree = plant_root(store, name, files=300)
+        tree = plant_root(store, name, files=1000)
         if hurt:
             change_content(tree)
             flip(store.blob(made.outputs[f"build/{name}/amd64"]["file"].digest))

@@ -175,7 +175,8 @@ def test_what_a_killed_engine_left_is_ended_by_the_next_run(client: Any, store: 
     command = [sys.executable, "-c", script, str(REPO), str(REPO / "tests"), str(tmp_path), str(store.root)]
     engine = subprocess.Popen(command)
     try:
-        for _ in range(600):
+        for _ in range(6000):
+            assert engine.poll() is None, "it ended too early"
             if any(c["State"] == "running" for c in client.containers(filters={"label": f"{STORE}={store.root}"})):
                 break
             time.sleep(0.1)

@@ -74,7 +74,7 @@ def test_what_a_busy_server_asks_for_is_heeded_within_a_bound(
 
 @pytest.mark.usefixtures("pauses")
 def test_a_transfer_that_stalls_is_continued(hosted: Hosted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "TIMEOUT", (5, 0.3))
+    monkeypatch.setattr(mirror, "TIMEOUT", (5, 2))
     hosted.fault = in_turn("stall", "cut")
     assert fetch(hosted, tmp_path / "f") == DATA
     assert len(hosted.requests) == 3
@@ -85,13 +85,14 @@ def test_a_transfer_that_stalls_is_continued(hosted: Hosted, tmp_path: Path, mon
 def test_a_server_that_never_gets_further_is_given_up(
     fault: str, hosted: Hosted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "TIMEOUT", (5, 0.3))
+    monkeypatch.setattr(mirror, "TIMEOUT", (5, 2))
     hosted.fault = lambda _: fault
     error = fails(lambda: fetch(hosted, tmp_path / "f"))
     assert isinstance(error, NetworkError)
     assert f"{hosted.url}file" in error.reason
     assert len(hosted.requests) <= mirror.ATTEMPTS
     assert not (tmp_path / "f").exists()
+    monkeypatch.setattr(mirror, "TIMEOUT", (15, 60))
     hosted.fault = lambda _: None
     assert fetch(hosted, tmp_path / "f") == DATA
 
@@ -151,8 +152,8 @@ def undisturbed(place: Place) -> dict[str, str]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """apt that does not try again, and waits for one second."""
-    settings = deb._CONFIGURATION.replace('Retries "3"', 'Retries "0"').replace('Timeout "30"', 'Timeout "1"')
+    """apt that does not try again, and waits for five seconds."""
+    settings = deb._CONFIGURATION.replace('Retries "3"', 'Retries "0"').replace('Timeout "30"', 'Timeout "5"')
     monkeypatch.setattr(deb, "_CONFIGURATION", settings)
 
 
@@ -233,7 +234,8 @@ def modules(tmp_path: Path) -> Iterator[GoSources]:
 def test_a_module_proxy_that_fails_is_told_and_a_sound_one_mends_it(
     fault: Any, modules: GoSources, hosted: Hosted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(go_module, "DOWNLOAD_SECONDS", 3)
+    if fault == "stall":
+        monkeypatch.setattr(go_module, "DOWNLOAD_SECONDS", 3)
 
     def change(path: str, data: bytes) -> bytes | int:
         if not path.endswith(".zip"):
@@ -254,6 +256,7 @@ def test_a_module_proxy_that_fails_is_told_and_a_sound_one_mends_it(
     assert TOML.path in error.reason
     assert fault != 429 or "429" in error.reason
     assert not (modules.store.gomod / TOML.directory).exists()
+    monkeypatch.setattr(go_module, "DOWNLOAD_SECONDS", 600)
     with serve(folder, lambda _, data: data) as proxy:
         monkeypatch.setenv("GOPROXY", proxy)
         again = GoSources(modules.store)
@@ -308,7 +311,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_git_server_that_fails_is_told(
     fault: Any, certificate: Path, hosted: Hosted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(git, "SETTINGS", tuple(s.replace("Time=60", "Time=1") for s in git.SETTINGS))
+    if fault in ("stall", "silent"):
+        monkeypatch.setattr(git, "SETTINGS", tuple(s.replace("Time=60", "Time=1") for s in git.SETTINGS))
     monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)

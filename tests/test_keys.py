@@ -195,7 +195,7 @@ def elsewhere() -> Iterator[Key]:
     place = Path(tempfile.mkdtemp(prefix="gpg"))
     yield make_key(place / "key", "rsa3072")
     subprocess.run(["gpgconf", "--homedir", place / "key", "--kill", "all"], check=False)
-    shutil.rmtree(place)
+    shutil.rmtree(place, ignore_errors=True)  # the agent takes its sockets away meanwhile
 
 
 def signs(folder: Path, passphrase: str = "") -> str:

@@ -65,7 +65,7 @@ def compiled(name: str, module: str, source: str, tags: str = "") -> str:
             environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": flags, "GOTOOLCHAIN": "auto"}
             done = subprocess.run(
                 [_go(), "build", "-o", f"{name}.new", "."], cwd=folder, env=environment, capture_output=True, text=True,
-                check=False, timeout=1200,
+                check=False, timeout=3600,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr[-2000:]
             (folder / f"{name}.new").rename(program)
@@ -92,7 +92,7 @@ def _build(package: str, program: Path) -> None:
     work = program.parent / "work"
     environment = {"GOFLAGS": "-trimpath", **os.environ, "GOBIN": str(work), "CGO_ENABLED": "0", "GOTOOLCHAIN": "auto"}
     done = subprocess.run(
-        [_go(), "install", package], env=environment, capture_output=True, text=True, check=False, timeout=1200
+        [_go(), "install", package], env=environment, capture_output=True, text=True, check=False, timeout=3600
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (built,) = work.iterdir()  # two of them are called posix
