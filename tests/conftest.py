@@ -97,6 +97,21 @@ def repository(development: "TrustRepository", tmp_path: Path) -> "TrustReposito
 
 
 @pytest.fixture
+def cached_toolchain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Packages and toolchain are in the tests' store, and the only module proxy is what that store has downloaded.
+
+    The checksum database can be asked, for Go does so of every toolchain, and that it grows needs new proofs.
+    """
+    from engine import HOST, hello, shared_store
+    from test_sources_go import serve
+
+    hello(HOST)
+    with serve(shared_store().gomod / "cache" / "download", lambda _, data: data) as proxy:
+        monkeypatch.setenv("GOPROXY", proxy)
+        yield
+
+
+@pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Registries are asked without pauses, and by nothing of this host's configuration."""
     from pipeline.registry import client

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from engine import ARCHES, BASE, HELLO, HOST, REPO, fails, inputs, make_context, real_checkout, shared_store
+from engine import ARCHES, BASE, HELLO, HOST, REPO, fails, make_context, real_checkout, shared_store
 from test_sources_git import GO_MOD, TAG, Repository
 
 from pipeline.definitions import Definitions
@@ -327,10 +327,8 @@ def test_the_day_is_today_where_none_is_said(definitions: Definitions, go: Local
 
 
 @pytest.fixture
-def series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def series(tmp_path: Path, cached_toolchain: None) -> Path:
     """A checkout with a release of four components, locked; nobody can be asked for anything."""
-    inputs()  # the toolchain is there
-    monkeypatch.setenv("GOPROXY", "off")
     marked = HELLO.replace("hello", str(uuid4()))  # a program that was never built, whatever the store holds
     program = 'int puts(const char *);\nint main(void) { puts("c " __DATE__); }\n'
     files: dict[str, str | bytes] = {"go.mod": GO_MOD, "main.go": HELLO.replace("hello", "tagged"), "c.c": program}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import HELLO, HOST, fails, inputs, make_context, write_checkout
+from engine import HELLO, HOST, fails, make_context, write_checkout
 from rpm_mirror import Server, serve
 
 from pipeline.base import mirror
@@ -410,11 +410,8 @@ def test_a_mirror_can_be_added_without_a_new_lock(published: Published, server: 
 # --- building from one
 
 
-def test_a_program_is_built_from_an_archive(
-    published: Published, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs()  # the toolchain is in the tests' store, and the host's Go asks nobody for it
-    monkeypatch.setenv("GOPROXY", "off")
+@pytest.mark.usefixtures("cached_toolchain")
+def test_a_program_is_built_from_an_archive(published: Published, server: Server) -> None:
     make_locks(make_context(published.checkout), update=False)
     published.file.unlink()
     context = make_context(published.checkout, components=("hello",), arches=(HOST,), offline=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import HELLO, HOST, REPO, fails, inputs, make_context, write_checkout
+from engine import HELLO, HOST, REPO, fails, make_context, write_checkout
 
 from pipeline.definitions import Source
 from pipeline.errors import DefinitionError, HostError, NetworkError, SourceError
@@ -93,13 +93,6 @@ def checkout_of(folder: Path, source: dict[str, Any], choice: dict[str, Any]) ->
 
 def git_checkout(folder: Path, origin: Repository, **source: Any) -> Path:
     return checkout_of(folder, {"git": origin.url, **source}, {"version": TAG, "commit": origin.head})
-
-
-@pytest.fixture
-def cached_toolchain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The toolchain is in the tests' store, and the host's Go asks nobody for it."""
-    inputs()
-    monkeypatch.setenv("GOPROXY", "off")
 
 
 # --- what is exported
