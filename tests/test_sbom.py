@@ -339,7 +339,9 @@ def test_a_file_under_two_names_has_one_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no tar", gzip.compress(b"x" * 2000), gzip.compress(tar({"a": b"x" * 9000}))[:-3]]
+    "data",
+    [b"", b"no tar", gzip.compress(b"x" * 2000), gzip.compress(tar({"a": b"x" * 9000}))[:-3]],
+    ids=["nothing", "no archive", "no tar", "cut"],  # the others hold the time, and workers have to find the same tests
 )
 def test_a_layer_that_is_none_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "layer").write_bytes(data)
