@@ -59,13 +59,23 @@ def test_a_scanner_reads_packages_of_all_layers_from_the_uppermost_database(
     assert [f["path"] for f in program["metadata"]["files"]] == ["/usr/bin/tool"], "of its files, those that are there"
 
 
-@pytest.mark.full  # the scanner takes minutes to build
-def test_a_database_of_more_packages_than_a_page_of_slots(rpms: dict[str, Path], tmp_path: Path) -> None:
+def two_pages(rpms: dict[str, Path]) -> tuple[bytes, bytes]:
+    """A database whose only page of slots is full, and one with a package more."""
     many = [(pin(f"p{n:03}"), rpms["demo-data"]) for n in range(254)]
-    one, two = (database("rpm", [*many, *extra])[RPM_DATABASE] for extra in ((), [(pin("tool"), rpms["tool"])]))
+    full, more = (database("rpm", [*many, *extra])[RPM_DATABASE] for extra in ((), [(pin("tool"), rpms["tool"])]))
+    return full, more
+
+
+def test_a_database_of_more_packages_than_a_page_of_slots(rpms: dict[str, Path]) -> None:
+    one, two = two_pages(rpms)
     assert [int.from_bytes(d[12:16], "little") for d in (one, two)] == [1, 2], "pages"
     for data in (one, two):  # every blob stands where the last one ended
         assert len(data) % 16 == 0 and data.endswith(b"BlbE")
+
+
+@pytest.mark.full  # the scanner takes minutes to build
+def test_a_scanner_reads_more_than_one_page_of_slots(rpms: dict[str, Path], tmp_path: Path) -> None:
+    _, two = two_pages(rpms)
     assert {a["name"] for a in scanned(tmp_path, {RPM_DATABASE: two})} == {"demo-data", "tool"}
 
 

@@ -370,5 +370,5 @@ def test_a_run_says_what_it_does(store: Store) -> None:
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith("4 of 4 actions to run, about ")
     assert lines[1] == "  start base"
-    assert any(re.match(r"  done  base  \S+  \[1/4, ", line) for line in lines)
+    assert any(re.match(r"  done  base  \d+s  \[1/4, ", line) for line in lines)
     assert "  FAILED left: left: broken" in lines
