@@ -68,21 +68,22 @@ our_processes() {
 
 is_shim() { case $(readlink "$proc/$1/exe" 2>/dev/null) in */containerd-shim*) return 0 ;; *) return 1 ;; esac; }
 
-# family PID...: these and all their descendants, but nothing from this script downwards.
+# family PID...: these and all their descendants, parents first so that none starts another child in the meantime, but
+# nothing from this script downwards.
 family() {
     grep '^PPid:' /dev/null "$proc"/[0-9]*/status 2>/dev/null |
         sed 's|.*/\([0-9]*\)/status:PPid:[^0-9]*|\1 |' |
         awk -v given="$*" -v self=$$ '
+            function add(pid) { print pid; return member[pid] = 1 }
             { parent[$1] = $2 }
             END {
                 count = split(given, pids, " ")
-                for (i = 1; i <= count; i++) member[pids[i]] = 1
+                for (i = 1; i <= count; i++) add(pids[i])
                 do {
                     grown = 0
                     for (pid in parent)
-                        if (pid != self && !(pid in member) && (parent[pid] in member)) grown = member[pid] = 1
+                        if (pid != self && !(pid in member) && (parent[pid] in member)) grown = add(pid)
                 } while (grown)
-                for (pid in member) print pid
             }'
 }
 
