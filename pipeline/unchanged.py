@@ -121,7 +121,11 @@ def read_all(context: Context) -> Digest | None:
 
 def _files(context: Context) -> Iterator[Path]:
     folders = [context.checkout / name for name in (*READ, f"releases/{context.options.version}")]
-    for folder in [*folders, context.store.root / "locks-of-bases"]:
+    for folder in folders:
         for parent, names, files in os.walk(folder):
             names.sort()
             yield from (Path(parent, name) for name in sorted(files))
+    bases = context.checkout / "images" / "openeuler" / "bases"  # other checkouts have others, in the same store
+    for lock in sorted((context.store.root / "locks-of-bases").glob("*.lock")):
+        if (bases / f"{lock.stem}.yaml").exists():
+            yield lock

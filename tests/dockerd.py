@@ -12,6 +12,8 @@ import tempfile
 import time
 from functools import cache
 from pathlib import Path
+from socket import AF_UNIX
+from socket import socket as Socket
 
 import pytest
 from engine import shared_store
@@ -55,13 +57,13 @@ def socket() -> Path:
     (folder / "containerd.toml").write_text(CONTAINERD.format(folder=folder))
     (folder / "dockerd.json").write_text("{}")
     started.append(_start(folder, "containerd", "--config", str(folder / "containerd.toml")))
-    _wait_for(folder / "containerd.sock", folder / "containerd.log")
+    _wait_for(folder / "containerd.sock", folder / "containerd.log", started[-1])
     named = {"config-file": "dockerd.json", "data-root": "data", "exec-root": "exec", "pidfile": "dockerd.pid",
              "containerd": "containerd.sock"}  # fmt: skip
     options = [f"--{option}={folder / name}" for option, name in named.items()]
     started.append(_start(folder, "dockerd", f"--host=unix://{folder}/docker.sock", *options, *DOCKERD))
     os.environ["DOCKER_HOST"] = f"unix://{folder}/docker.sock"
-    _wait_for(folder / "docker.sock", folder / "dockerd.log")
+    _wait_for(folder / "docker.sock", folder / "dockerd.log", started[-1])
     return folder / "docker.sock"
 
 
@@ -73,12 +75,14 @@ def _start(folder: Path, *command: str) -> "subprocess.Popen[bytes]":
         )
 
 
-def _wait_for(path: Path, log: Path) -> None:
-    for _ in range(600):
-        if path.exists():
-            return
+def _wait_for(path: Path, log: Path, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline and process.poll() is None:
+        with Socket(AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                return
         time.sleep(0.1)
-    pytest.fail(f"{path.name} did not appear:\n{log.read_text()[-2000:]}")
+    pytest.fail(f"nothing listens at {path.name}:\n{log.read_text()[-2000:]}")
 
 
 def _stop(folder: Path, started: "list[subprocess.Popen[bytes]]") -> None:

@@ -237,5 +237,6 @@ def _sweep() -> None:
     for place in hierarchies():
         for group in Path(place).glob("rfo-test-*-*"):
             gone = not Path("/proc", group.name.split("-")[2]).exists()
-            if gone and not (group / "cgroup.procs").read_text():  # else another container's
-                _remove(group)
+            with contextlib.suppress(OSError):  # another worker has removed it meanwhile
+                if gone and not (group / "cgroup.procs").read_text():  # else another container's
+                    _remove(group)

@@ -11,6 +11,7 @@ import http.client
 import io
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -54,10 +55,12 @@ func main() {
 
 
 def free_address() -> str:
-    """A loopback address nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """A loopback address nobody listens on, and that the kernel gives to nobody who asks it for any."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(lowest // 2, lowest)))  # noqa: S311 - a port, not a secret
+            return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @contextmanager

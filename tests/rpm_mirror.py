@@ -134,10 +134,17 @@ class Key:
         return run("gpg", "--homedir", self.home, "--armor", "--export").encode()
 
 
+def start_agent(home: Path) -> None:
+    """Start the agent of a GnuPG home: gpg itself gives it few seconds, which a busy host may not keep."""
+    quiet = subprocess.DEVNULL
+    subprocess.run(["gpg-agent", "--homedir", home, "--daemon"], check=True, stdin=quiet, stdout=quiet, stderr=quiet)
+
+
 def make_key(
     home: Path, algorithm: str, *options: str, subkey: bool = False, created: object = EPOCH, expires: str = "0"
 ) -> Key:
     home.mkdir(mode=0o700)
+    start_agent(home)
     gpg = ("gpg", "--homedir", home, "--batch", "--pinentry-mode", "loopback", "--passphrase", "", *options)
     usage = "cert" if subkey else "cert,sign"
     new = ("--quick-generate-key", f"{home.name}@test", algorithm, usage, expires)

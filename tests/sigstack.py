@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from registry_server import free_address
 from standin import StandIn, trust_config
 from tools import tool
 
@@ -101,6 +102,8 @@ class SigStack:
         self.folder = folder
         self.tokens = Tokens()
         self.made = StandIn()
+        for name in ("tesseract", "fulcio", "rekor-server", "timestamp-server"):
+            tool(name)  # built before the ports are chosen, if it must be
         self.ports = _free_ports(8)
 
     @property
@@ -209,11 +212,10 @@ def _answers(port: int) -> bool:
 
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(int(free_address().split(":")[1]))
+    return sorted(found)
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey, lock: KeySerializationEncryption) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rpm_mirror import start_agent
 
 from pipeline.base import archives, deb, family
 from pipeline.base.archives import open_data
@@ -115,6 +116,7 @@ def gpg(home: Path, *arguments: str) -> str:
 def new_key(name: str) -> Iterator[Key]:
     home = Path(tempfile.mkdtemp(prefix="gpg-"))  # short: the agent's socket lies in it
     try:
+        start_agent(home)
         gpg(home, "--quick-gen-key", name, "ed25519", "sign", "never")
         listed = gpg(home, "--with-colons", "--list-keys")
         fingerprint = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))

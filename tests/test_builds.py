@@ -160,7 +160,8 @@ def compiled(store: Path) -> int:
 
 def wait_for(condition: object, engine: "subprocess.Popen[bytes]") -> None:
     assert callable(condition)
-    for _ in range(1200):
+    deadline = time.monotonic() + 900
+    while time.monotonic() < deadline:
         if condition():
             return
         assert engine.poll() is None, "it ended too early"

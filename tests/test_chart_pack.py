@@ -181,11 +181,11 @@ def put(address: str, path: str, data: bytes, kind: str) -> None:
     """Put one blob or manifest into a registry (distribution-spec, "Pushing")."""
     url = f"http://{address}/v2/rfolabs/{path}"
     if kind == "blob":
-        started = requests.post(f"{url}/blobs/uploads/", timeout=30)
+        started = requests.post(f"{url}/blobs/uploads/", timeout=600)
         where = started.headers["Location"]
-        done = requests.put(where, data=data, params={"digest": str(Digest.of_bytes(data))}, timeout=30)
+        done = requests.put(where, data=data, params={"digest": str(Digest.of_bytes(data))}, timeout=600)
     else:
-        done = requests.put(url, data=data, headers={"Content-Type": kind}, timeout=30)
+        done = requests.put(url, data=data, headers={"Content-Type": kind}, timeout=600)
     assert done.status_code == 201, done.text
 
 
@@ -204,9 +204,9 @@ def test_helm_pulls_the_artifact_and_pushes_the_same(tmp_path: Path) -> None:
         done = helm("push", tgz(name, tmp_path), f"oci://{address}/other", "--plain-http", home=tmp_path)
         assert done.returncode == 0, done.stderr
         url = f"http://{address}/v2/other/{name}"
-        answer = requests.get(f"{url}/manifests/{reference.tag}", headers={"Accept": MANIFEST}, timeout=30)
+        answer = requests.get(f"{url}/manifests/{reference.tag}", headers={"Accept": MANIFEST}, timeout=600)
         theirs, ours = answer.json(), json.loads(made["manifest.json"])
-        config = requests.get(f"{url}/blobs/{theirs['config']['digest']}", timeout=30).json()
+        config = requests.get(f"{url}/blobs/{theirs['config']['digest']}", timeout=600).json()
     assert config == json.loads(made["config.json"])
     for manifest in (theirs, ours):
         manifest["annotations"].pop("org.opencontainers.image.created")

@@ -58,7 +58,8 @@ def compiled(name: str, module: str, source: str, tags: str = "") -> str:
     program = folder / name
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists() or (folder / "main.go").read_text() != source:
+        built = folder / "built.go"  # written last, so that a run which is killed leaves nothing that looks built
+        if not program.exists() or not built.exists() or built.read_text() != source:
             (folder / "main.go").write_text(source)
             (folder / "go.mod").write_text(f"module tests\n\ngo 1.23\n\nrequire {path} {version}\n")
             flags = f"-mod=mod -trimpath -tags={tags}"
@@ -69,6 +70,7 @@ def compiled(name: str, module: str, source: str, tags: str = "") -> str:
             )  # fmt: skip
             assert done.returncode == 0, done.stderr[-2000:]
             (folder / f"{name}.new").rename(program)
+            (folder / "main.go").rename(built)
     return str(program)
 
 

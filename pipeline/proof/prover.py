@@ -125,7 +125,8 @@ class Prover:
             where.mkdir(exist_ok=True)
             (where / f"{name}.lock").write_bytes(text)
         if (context.store.root / "history").is_dir():  # how long things take: for the order and the time left
-            shutil.copytree(context.store.root / "history", store / "history", dirs_exist_ok=True)
+            passing = shutil.ignore_patterns(".*")  # what another run is writing there
+            shutil.copytree(context.store.root / "history", store / "history", dirs_exist_ok=True, ignore=passing)
 
     def _pins(self) -> set[Digest]:
         """Of every package and snapshot that the build reads."""

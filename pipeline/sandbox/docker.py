@@ -22,7 +22,7 @@ from pipeline.base.assemble import tree_digest
 from pipeline.errors import HostError
 from pipeline.model import Digest
 from pipeline.sandbox import Sandbox, Usage
-from pipeline.sandbox.daemon import daemon, explanation, import_image, receive, send, tar_stream
+from pipeline.sandbox.daemon import ANSWER, daemon, explanation, import_image, receive, send, tar_stream
 from pipeline.sandbox.setting import Setting
 from pipeline.sandbox.watch import HIDDEN_FILES, HIDDEN_FOLDERS, LINGER, THREADS, Sample, Watch, sample, too_much_memory
 
@@ -246,7 +246,7 @@ def _follow(client: Any, name: str, watch: Watch) -> tuple[int, str]:
                     _kill(client, name)
                     break
                 wait([ended], watch.pause)
-            status = int(ended.result(LINGER)["StatusCode"])
+            status = int(ended.result(ANSWER)["StatusCode"])
             wait([printed], LINGER)
         except BaseException:
             _kill(client, name)  # for else the threads would wait for its end
