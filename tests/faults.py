@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -254,9 +255,14 @@ def sandboxed(folder: Path) -> list[int]:
     return found
 
 
+@cache
 def go_proxy() -> str:
-    """What the tests' store has downloaded, as a module proxy."""
-    return (shared_store().gomod / "cache" / "download").as_uri()
+    """What the tests' store has downloaded, as a module proxy; behind it the host's own.
+
+    That one has the checksum database's proofs. Go needs new ones whenever any go of this user has seen a newer tree.
+    """
+    hosts = subprocess.check_output(["go", "env", "GOPROXY"], text=True, cwd="/").strip()
+    return f"{(shared_store().gomod / 'cache' / 'download').as_uri()},{hosts}"
 
 
 # --- a mirror that misbehaves

@@ -22,7 +22,7 @@ COUNT = itertools.count()
 OS_RELEASE = 'NAME="openEuler"\nID="openEuler"\nVERSION="22.03 (LTS-SP4)"\nVERSION_ID="22.03"\n'
 ENTER = 'while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@"'
 """Moves a process into control groups, then becomes a command."""
-SECONDS = 60
+SECONDS = 600
 """How long booting or halting may take."""
 
 

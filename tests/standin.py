@@ -60,7 +60,7 @@ def new_p256() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def token(identity: str = IDENTITY, issuer: str = ISSUER, seconds: int = 300) -> str:
+def token(identity: str = IDENTITY, issuer: str = ISSUER, seconds: int = 6 * 3600) -> str:
     """An identity token (RFC 7519) whose signature is nothing: only the real authority looks at it."""
     now = int(time.time())
     claims = {"aud": "sigstore", "sub": identity, "iss": issuer, "iat": now, "exp": now + seconds}

@@ -59,8 +59,7 @@ def download_folder(store: Store, wanted: Module) -> Path:
     return store.gomod / "cache" / "download" / escape_module(wanted.path) / "@v"
 
 
-@pytest.fixture(scope="module")
-def cached() -> Path:
+def downloaded() -> Path:
     """The shared store's download cache, laid out as a proxy, with the modules that tests ask for."""
     go = GoSources(shared_store())
     go.ensure([TOML, FLANNEL])
@@ -68,6 +67,11 @@ def cached() -> Path:
         go._discard(TOML)
         go.ensure([TOML])
     return shared_store().gomod / "cache" / "download"
+
+
+@pytest.fixture(scope="module")
+def cached() -> Path:
+    return downloaded()
 
 
 @pytest.fixture
