@@ -28,6 +28,7 @@ from pipeline.model import PLATFORMS
 from pipeline.report.progress import Progress
 from pipeline.repository.add import add
 from pipeline.repository.incoming import Wanted
+from pipeline.repository.remove import Unwanted, remove
 from pipeline.rpm.package import add_signature, main_header
 from pipeline.rpm.signatures import KEYS
 
@@ -161,16 +162,17 @@ def events(root: Path, act: Callable[[int, str], None]) -> None:
 
 
 def main() -> None:
-    """Add a release, and be killed, or meet a full disk, before the first event that a pattern matches."""
+    """Add or remove a release, and be killed, or meet a full disk, before the first event that a pattern matches."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--source", type=Path)
+    parser.add_argument("--remove", default="")
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--keep", type=int)
     parser.add_argument("--kill", default="")
     parser.add_argument("--fill", action="append", default=[])
     parser.add_argument("--copy", type=Path)
     asked = parser.parse_args()
-    wanted = Wanted(asked.source, asked.repository, asked.keep, candidate=True)
+    wanted = Wanted(asked.source or Path(), asked.repository, asked.keep, candidate=True)
     if asked.kill:
         kill = re.compile(asked.kill)
         events(asked.repository, lambda _, what: os.kill(os.getpid(), signal.SIGKILL) if kill.match(what) else None)
@@ -187,7 +189,10 @@ def main() -> None:
         print(json.dumps(failure(wanted)))
         pending.pop(0)
         filler.unlink(missing_ok=True)
-    add(wanted, context())
+    if asked.remove:
+        remove(Unwanted([asked.remove], asked.repository), context())
+    else:
+        add(wanted, context())
     if asked.copy:
         shutil.copytree(asked.repository, asked.copy)
 

@@ -90,6 +90,7 @@ def test_an_older_version_only_when_told(host: Host, tmp_path: Path) -> None:
         ["install", f"rfo-server-{OLD}"],
         ["install", *older],
         ["distro-sync"],
+        ["distro-sync", "rfo*"],
     ]
     for number, command in enumerate(told):
         copy = host.copy(tmp_path / f"told-{number}")

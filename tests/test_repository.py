@@ -1,5 +1,6 @@
 """A repository that is kept: releases are merged into it, it is read by dnf, and it is whole whatever happens."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -30,7 +31,9 @@ from pipeline.repository.check import Checked, check
 from pipeline.repository.incoming import Wanted
 from pipeline.repository.index import read_index, read_keys
 from pipeline.repository.kept import MARK, find_repository
+from pipeline.repository.remove import Unwanted, remove
 from pipeline.rpm.signatures import KEYS
+from pipeline.trust.development import open_trust
 from pipeline.verifier.repository import verify_repository
 from pipeline.verifier.verify import Options as Verifying
 
@@ -255,16 +258,6 @@ def test_an_older_release_that_would_not_be_kept(three: Path, releases: Releases
     assert isinstance(error, UsageError) and "is older than the newest 2" in error.reason
 
 
-def test_a_release_is_taken_out_with_its_evidence(kept: Path, releases: Releases) -> None:
-    shutil.rmtree(kept / "releases" / f"{FIRST}@{BASE}")
-    done = add(Wanted(releases.dist(SECOND), kept), context())
-    assert {of(FIRST, name) for name in NAMES} <= set(done.unknown), "said, so that they can be removed"
-    for name in done.unknown:
-        (kept / name).unlink()
-    assert check(kept, "", context()).findings == []
-    assert judged(kept, releases) == []
-
-
 def test_a_host_without_a_key_makes_none(kept: Path, releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RFO_KEYS", str(kept.parent / "none"))
     error = fails(lambda: add(Wanted(releases.dist(SECOND), kept), context()))
@@ -337,6 +330,111 @@ def candidate(releases: Releases, folder: Path, version: str, keys: Path, **spec
     made.dist.mkdir()
     made.candidate()
     return made.dist
+
+
+# --- removing
+
+
+def unwanted(folder: Path, *versions: str, **more: Any) -> Unwanted:
+    return Unwanted([f"{v}@{BASE}" for v in versions], folder, **more)
+
+
+@pytest.mark.parametrize("leaving", [FIRST, SECOND])
+def test_a_release_is_taken_out(kept: Path, releases: Releases, tmp_path: Path, leaving: str) -> None:
+    (stays,) = {FIRST, SECOND} - {leaving}
+    host, before, revision = dnf.Host(tmp_path / "host"), content(kept), index_of(kept).repomd.revision
+    host.trust("rfo", kept / FOLDER, kept / KEYS)
+    query = ("repoquery", "--quiet", "--queryformat", "%{name} %{evr}", "rfo*")
+    assert f"rfo-server {of(leaving)}" in host.dnf(*query).splitlines()
+    planned = remove(unwanted(kept, leaving), context(dry_run=True))
+    assert content(kept) == before, "nothing was done yet"
+    done = remove(unwanted(kept, leaving), context())
+    assert {of(leaving, name) for name in NAMES} < set(done.removed)
+    assert (done.release, done.gone, done.added, done.unknown) == ("", (f"{leaving}@{BASE}",), (), ())
+    assert dataclasses.replace(planned, dry_run=False) == done
+    assert not [name for name in files(kept) if of(leaving) in name or f"{leaving}@" in name]
+    assert index_of(kept).repomd.revision == revision + 1, "what hosts have seen is older"
+    assert (kept / KEYS).read_bytes() == (kept / "releases" / f"{stays}@{BASE}" / "rpm" / KEYS).read_bytes()
+    assert check(kept, "", context()).findings == []
+    assert judged(kept, releases) == []
+    listed = [line for line in host.dnf(*query).splitlines() if line.startswith("rfo")]
+    assert sorted(listed) == [f"{name} {of(stays)}" for name in NAMES]
+
+
+def test_what_is_not_accepted_any_more_is_taken_out(kept: Path, releases: Releases) -> None:
+    for version in (FIRST, SECOND):
+        flip(kept / "releases" / f"{version}@{BASE}" / "provenance" / "release" / "release.sigstore.json")
+    error = fails(lambda: remove(unwanted(kept, FIRST), context()))
+    assert isinstance(error, TrustError)
+    assert f"./inv repo remove --release {FIRST}@{BASE} --release {SECOND}@{BASE} --repo {kept}" in error.hint
+    add(Wanted(releases.dist(SECOND), kept, candidate=True), context())
+    (kept / of(FIRST, "rfo-server")).unlink()  # nor must it be whole
+    remove(unwanted(kept, FIRST, candidate=True), context())
+    assert {p.name for p in (kept / "releases").iterdir()} == {f"{SECOND}@{BASE}"}
+    assert check(kept, "", context()).findings == []
+
+
+def test_a_release_that_was_taken_back_keeps_others_out_until_it_is_taken_out(
+    kept: Path, releases: Releases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RFO_TRUST", str(copied(releases.trust, tmp_path / "trust")))
+    open_trust(REPO).yank(FIRST, "loses data")
+    error = fails(lambda: add(Wanted(releases.dist(SECOND), kept), context()))
+    assert isinstance(error, TrustError)
+    assert "was taken back" in error.reason and "loses data" in error.reason
+    assert f"./inv repo remove --release {FIRST}@{BASE}" in error.hint
+    remove(unwanted(kept, FIRST), context())
+    add(Wanted(releases.dist(THIRD), kept), context())
+    assert {p.name for p in (kept / "releases").iterdir()} == {f"{v}@{BASE}" for v in (SECOND, THIRD)}
+
+
+def test_what_cannot_be_taken_out(kept: Path) -> None:
+    before = content(kept)
+    for dry_run in (True, False):
+        run = context(dry_run=dry_run)
+        error = fails(lambda r=run: remove(Unwanted(["v1.25.4+rfor1"], kept), r))  # type: ignore[misc]
+        assert isinstance(error, UsageError)
+        assert f"has no release v1.25.4+rfor1\n  -> it has {FIRST}@{BASE}, {SECOND}@{BASE}" in error.render()
+        error = fails(lambda r=run: remove(unwanted(kept, FIRST, SECOND), r))  # type: ignore[misc]
+        assert isinstance(error, UsageError) and "has no other release" in error.reason
+    assert content(kept) == before
+    flip(kept / of(SECOND, "rfo-server"))
+    error = fails(lambda: remove(unwanted(kept, FIRST), context()))
+    assert f"{of(SECOND, 'rfo-server')} is damaged" in error.reason
+    assert error.hint == f"add {SECOND}@{BASE} again"
+
+
+def test_a_folder_is_not_left_empty(kept: Path) -> None:
+    for path in (kept / SOURCE).glob(f"*{of(SECOND)}*"):
+        path.unlink()
+    shutil.rmtree(kept / SOURCE / "repodata")
+    before = content(kept)
+    error = fails(lambda: remove(unwanted(kept, FIRST), context()))
+    assert isinstance(error, UsageError) and f"{kept / SOURCE} has nothing else" in error.reason
+    assert content(kept) == before
+    shutil.rmtree(kept / SOURCE)  # as its hint says
+    remove(unwanted(kept, FIRST), context())
+    assert {p.name for p in (kept / "releases").iterdir()} == {f"{SECOND}@{BASE}"}
+
+
+REMOVAL = (
+    rf"rename {FOLDER}/repodata/[0-9a-f]+-primary",
+    rf"rename {FOLDER}/repodata/repomd\.xml$",
+    rf"remove {FOLDER}/rfo-common-",
+    r"rename releases/\.removed-",
+)
+
+
+def test_a_removal_that_was_killed_goes_on(kept: Path, two: Path, tmp_path: Path) -> None:
+    asked = ("--remove", f"{FIRST}@{BASE}", "--repository", kept)
+    for event in REMOVAL:
+        done = run(*asked, "--kill", event)
+        assert done.returncode == -9, f"{event}: {done.stderr}"
+    done = run(*asked)
+    assert done.returncode == 0, done.stderr
+    whole = copied(two, tmp_path / "whole")
+    remove(unwanted(whole, FIRST), context())
+    assert content(kept) == content(whole)
 
 
 # --- accidents
@@ -526,6 +624,10 @@ def test_the_command_as_json(kept: Path, releases: Releases) -> None:
     found = json.loads(done.stdout)
     assert (found["dry_run"], found["release"], found["added"]) == (True, f"{SECOND}@{BASE}", [])
     assert of(FIRST, "rfo-server") in found["removed"]
+    done = command("remove", "--release", f"{FIRST}@{BASE}", "--repo", kept, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["dry_run"], found["release"], found["gone"]) == (True, "", [f"{FIRST}@{BASE}"])
     (kept / of(FIRST, "rfo-server")).unlink()
     done = command("check", "--repo", kept, "--json")
     assert done.returncode == 5, done.stderr
@@ -535,7 +637,11 @@ def test_the_command_as_json(kept: Path, releases: Releases) -> None:
 
 
 def test_what_the_command_refuses(kept: Path) -> None:
-    for arguments in (("mend",), ("add",), ("add", "--repo", kept), ("add", "--repo", kept, "--from", "x", "--keep=0")):
+    for arguments in (
+        ("mend",), ("add",), ("add", "--repo", kept), ("add", "--repo", kept, "--from", "x", "--keep=0"),
+        ("remove", "--repo", kept), ("remove", "--repo", kept, "--release", "v1", "--keep=1"),
+        ("check", "--repo", kept, "--release", "v1"), ("add", "--repo", kept, "--from", "x", "--base", BASE),
+    ):  # fmt: skip
         done = command(*arguments)
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("usage: ") and "Traceback" not in done.stderr

@@ -8,20 +8,26 @@ from invoke.tasks import task
 
 from pipeline.cli.common import DEBUG, MIRROR, OFFLINE, reporting
 
-ACTIONS = ("add", "check")
+TAKES = {
+    "add": {"from", "keep", "candidate", "root", "dry-run"},
+    "remove": {"release", "candidate", "root", "dry-run"},
+    "check": {"base"},
+}
+"""What each action takes of the options that not all of them take."""
 
 
 @task(
     positional=["action"],
-    iterable=["mirror"],
+    iterable=["mirror", "release"],
     help={
-        "action": "add: merge a release's packages into it; check: whether everything in it fits together.",
+        "action": "add: merge a release's packages into it; remove: take them out; check: whether all fits together.",
         "repo": "Folder of the repository; `add` makes one in a folder that is empty or not there.",
         "from": "add: folder of the release, such as dist/v1.25.4+rfor1.",
         "keep": "add: versions that each folder of packages keeps; older ones are removed (default: all).",
-        "candidate": "add: take a release that nobody promoted. For development: hosts refuse it.",
-        "root": "add: metadata of the root to trust (default: the newest of this host's trust repository).",
-        "dry-run": "add: judge the release, and say what would be done.",
+        "release": "remove: a release by its name below releases/, such as v1.25.4+rfor1. Can be given more than once.",
+        "candidate": "add, remove: take releases that nobody promoted. For development: hosts refuse them.",
+        "root": "add, remove: metadata of the root to trust (default: the newest of this host's trust repository).",
+        "dry-run": "add, remove: judge the releases, and say what would be done.",
         "base": "check: look for what packages require in the repositories of this base too.",
         "mirror": MIRROR,
         "offline": OFFLINE,
@@ -35,6 +41,7 @@ def repo(
     repo: str = "",
     from_: str = "",
     keep: str = "",
+    release: Any = None,
     candidate: bool = False,
     root: str = "",
     dry_run: bool = False,
@@ -44,7 +51,7 @@ def repo(
     json: bool = False,
     debug: bool = False,
 ) -> None:
-    """Keep a signed repository of packages: merge a release into it (add), or check it (check; exit 5: it is wrong)."""
+    """Keep a signed repository of packages: merge a release into it, take one out, check it (exit 5: it is wrong)."""
     from io import StringIO
     from pathlib import Path
 
@@ -52,29 +59,37 @@ def repo(
     from pipeline.context import Options, parse_count, parse_pairs
     from pipeline.errors import UsageError
     from pipeline.report.progress import Progress
-    from pipeline.report.repository import say_added, say_checked
+    from pipeline.report.repository import say_changed, say_checked
 
     with reporting(debug):
-        if action not in ACTIONS:
-            raise UsageError(f"inv repo {action}: expected add or check", "./inv repo check --repo DIR")
+        if action not in TAKES:
+            raise UsageError(f"inv repo {action}: expected add, remove or check", "./inv repo check --repo DIR")
+        given = {"from": from_, "keep": keep, "release": release, "candidate": candidate, "root": root, "base": base}
+        for name, value in {**given, "dry-run": dry_run}.items():
+            if value and name not in TAKES[action]:
+                raise UsageError(f"inv repo {action} takes no --{name}", "./inv --help repo")
         if not repo:
             raise UsageError("which repository? --repo is missing", f"./inv repo {action} --repo DIR")
+        if action == "add" and not from_:
+            raise UsageError("which release? --from is missing", "./inv repo add --from dist/VERSION --repo DIR")
+        if action == "remove" and not release:
+            raise UsageError("which release? --release is missing", "./inv repo remove --release VERSION --repo DIR")
+        if keep and not parse_count(keep, "--keep"):
+            raise UsageError("--keep 0: a repository keeps one version at least")
         options = Options("", dry_run=dry_run, offline=offline, mirrors=parse_pairs(mirror or (), "--mirror"))
         run, place = Run(options, Progress(stream=StringIO()) if json else Progress()), Path(repo).resolve()
+        trusted = Path(root).absolute() if root else None
         if action == "check":
-            if from_ or keep or candidate or root or dry_run:
-                raise UsageError("--from, --keep, --candidate, --root and --dry-run are for `inv repo add`")
             from pipeline.repository.check import check
 
             sys.exit(say_checked(check(place, base, run), run.progress, as_json=json))
-        if base or not from_:
-            reason = "--base is for `inv repo check`" if base else "which release? --from is missing"
-            raise UsageError(reason, "./inv repo add --from dist/VERSION --repo DIR")
-        if keep and not parse_count(keep, "--keep"):
-            raise UsageError("--keep 0: a repository keeps one version at least")
-        from pipeline.repository.add import add
-        from pipeline.repository.incoming import Wanted
+        elif action == "remove":
+            from pipeline.repository.remove import Unwanted, remove
 
-        trusted = Path(root).absolute() if root else None
-        wanted = Wanted(Path(from_).absolute(), place, int(keep) if keep else None, candidate, trusted)
-        say_added(add(wanted, run), run.progress, as_json=json)
+            done = remove(Unwanted(tuple(release), place, candidate, trusted), run)
+        else:
+            from pipeline.repository.add import add
+            from pipeline.repository.incoming import Wanted
+
+            done = add(Wanted(Path(from_).absolute(), place, int(keep) if keep else None, candidate, trusted), run)
+        say_changed(done, run.progress, as_json=json)

@@ -15,8 +15,8 @@ SHOWN = 20
 """Files of a kind that are named."""
 
 
-def say_added(done: "Added", progress: Progress, *, as_json: bool) -> None:
-    """Print what `inv repo add` did: JSON on standard output, or lines."""
+def say_changed(done: "Added", progress: Progress, *, as_json: bool) -> None:
+    """Print what `inv repo add` or `remove` did: JSON on standard output, or lines."""
     if as_json:
         print(json.dumps({**asdict(done), "repository": str(done.repository)}, indent=2))
         return

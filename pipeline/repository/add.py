@@ -61,6 +61,7 @@ class Added:
     """What was done, or would be."""
 
     release: str
+    """That was added; empty where releases were taken out."""
     repository: Path
     dry_run: bool
     folders: tuple[Changed, ...]
@@ -96,7 +97,7 @@ def add(wanted: Wanted, context: Context) -> Added:
 def decide(wanted: Wanted, repository: Repository, release: Release) -> Merge:
     """What becomes of the repository, whose own evidence is judged too: what is signed now is all of it."""
     if not wanted.candidate:
-        refuse_unaccepted(repository, release, wanted.root)
+        refuse_unaccepted(repository, wanted.root, incoming=release.name)
     return plan_merge(repository, release, wanted.keep)
 
 

@@ -1,5 +1,6 @@
 """Which releases come into a repository, and stay in it: those that its users will accept. Reads only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +60,17 @@ def accepted(wanted: Wanted, progress: Progress) -> Release:
     return release
 
 
-def refuse_unaccepted(repository: Repository, incoming: Release, root: Path | None) -> None:
+def refuse_unaccepted(
+    repository: Repository, root: Path | None, *, incoming: str = "", leaving: Sequence[str] = ()
+) -> None:
     """Raise TrustError if a release in the repository is none, as far as its evidence goes, or was taken back since.
 
-    It is judged by the trust root of this host, which knows all releases; by a named `root` with what came with it.
+    Those that come or go are not looked at. The others are judged by the trust root of this host, which knows all
+    releases; by a named `root` with what came with it.
     """
     trusted, trust = (root.read_bytes(), None) if root else _own_trust()
-    for name in sorted(set(repository.releases()) - {incoming.name}):
+    refused: dict[str, str] = {}
+    for name in sorted(set(repository.releases()) - {incoming, *leaving}):
         try:
             report = verify(
                 repository.root / RELEASES / name,
@@ -75,11 +80,14 @@ def refuse_unaccepted(repository: Repository, incoming: Release, root: Path | No
         except HostLacks as error:
             raise HostError(str(error)) from error
         if report.reasons:
-            lines = "\n  ".join(grouped(report.reasons))
-            raise TrustError(
-                f"{name} is in {repository.root}, and is not accepted any more:\n  {lines}",
-                f"add it again, if it was promoted; else take it out: rm -r {repository.root / RELEASES / name}",
-            )
+            refused[name] = "\n  ".join(grouped(report.reasons))
+    if refused:
+        name, lines = next(iter(refused.items()))
+        options = " ".join(f"--release {n}" for n in (*leaving, *refused))
+        raise TrustError(
+            f"{name} is in {repository.root}, and is not accepted any more:\n  {lines}",
+            f"add it again, if it was promoted; else take it out: ./inv repo remove {options} --repo {repository.root}",
+        )
 
 
 def _own_trust() -> tuple[bytes, Trust]:

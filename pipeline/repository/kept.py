@@ -212,7 +212,7 @@ def locked(repository: Repository) -> Iterator[None]:
     except BlockingIOError:
         os.close(descriptor)
         raise UsageError(
-            f"another `inv repo add` is at work in {repository.root}", "run the same command again when it has ended"
+            f"another `inv repo` is at work in {repository.root}", "run the same command again when it has ended"
         ) from None
     try:
         yield

@@ -1,6 +1,6 @@
 """What becomes of a repository when a release is merged into it: decided before anything is written. Reads only."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import SourceError, TrustError, UsageError
@@ -38,10 +38,36 @@ class Merge:
     """Files that belong to nothing; they are left alone."""
 
 
-def plan_merge(repository: Repository, incoming: Release, keep: int | None) -> Merge:
+def plan_removal(repository: Repository, leaving: Collection[str]) -> Merge:
+    """Take releases out of a repository, by name: as if the newest of the others came again, and they fell out.
+
+    Raises UsageError if they are not there or nothing would be left, SourceError for a repository that is damaged.
+    """
+    releases = repository.releases()
+    if strangers := sorted(set(leaving) - set(releases)):
+        raise UsageError(
+            f"{repository.root} has no release {strangers[0]}",
+            f"it has {', '.join(sorted(releases)) or 'none'}: name one of them as it stands there",
+        )
+    rest = [r for r in releases.values() if r.name not in leaving]
+    if not rest:
+        raise UsageError(
+            f"{repository.root} has no other release: hosts that read it would find nothing",
+            "add another one first; or, if no host reads it any more, remove the folder",
+        )
+    merge = plan_merge(repository, max(rest, key=lambda r: (r.version, r.name)), None, leaving)
+    if merge.added:
+        raise SourceError(f"{repository.root / merge.added[0].place} is damaged", f"add {merge.incoming.name} again")
+    return merge
+
+
+def plan_merge(
+    repository: Repository, incoming: Release, keep: int | None, leaving: Collection[str] = frozenset()
+) -> Merge:
     """Merge a release into a repository that keeps the newest `keep` versions in each folder, or all.
 
-    Raises TrustError for another package of a name that is there, UsageError if the release itself would fall out,
+    Those called `leaving` fall out, whatever their versions; then nothing comes that is not there. Raises TrustError
+    for another package of a name that is there, UsageError if the release itself or a whole folder would fall out,
     SourceError for a repository that is damaged.
     """
     before = repository.releases()
@@ -50,6 +76,7 @@ def plan_merge(repository: Repository, incoming: Release, keep: int | None) -> M
     releases = {**before, incoming.name: incoming}
     known = read_keys(path.read_bytes(), KEYS) if (path := repository.root / KEYS).is_file() else []
     named = _by_folder(releases.values())
+    arriving = "" if leaving else incoming.name
     indexes = {f: _index(repository, f, known) for f in sorted({*named, *repository.folders()})}
     folders: dict[str, tuple[Package, ...]] = {}
     removed: list[str] = []
@@ -57,12 +84,21 @@ def plan_merge(repository: Repository, incoming: Release, keep: int | None) -> M
     broken: set[str] = set()
     for folder, owners in named.items():
         there = repository.packages(folder)
-        present = {r: _present(p, there, indexes[folder], fresh=r == incoming.name) for r, p in owners.items()}
+        present = {
+            r: _present(p, there, None if r in leaving else indexes[folder], fresh=r == arriving)
+            for r, p in owners.items()
+        }
         broken |= _broken(repository, owners.get(incoming.name, []), there, repairable=incoming.name in before)
         present = {r: p for r, p in present.items() if p}
         if not present:  # all of them fell out before
             continue
-        kept = sorted(present, key=lambda name: (releases[name].version, name))[-keep if keep else 0 :]
+        staying = sorted((n for n in present if n not in leaving), key=lambda name: (releases[name].version, name))
+        if not staying:
+            raise UsageError(
+                f"{repository.root / folder} has nothing else: hosts that read it would find nothing",
+                f"add another release for them first; or, if none shall read it: rm -r {repository.root / folder}",
+            )
+        kept = staying[-keep if keep else 0 :]
         if incoming.name in present and incoming.name not in kept:
             raise UsageError(
                 f"{incoming.name} is older than the newest {keep} in {repository.root / folder}: it would not be kept",
