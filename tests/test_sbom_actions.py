@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import struct
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from engine import (
 )
 from test_base_deb import tar
 
+from pipeline.build.check import parse_build_info
 from pipeline.errors import BuildError, SourceError
 from pipeline.graph import Action
 from pipeline.model import Digest
@@ -141,7 +144,11 @@ def test_a_library_that_no_package_has_is_an_error() -> None:
         (lambda _: b"#!/bin/sh\n", "not an ELF file"),
         (lambda d: d.replace(b".go.buildinfo", b".no.buildinfo"), "is no Go program"),
         (lambda d: d.replace(MAGIC, b"x" * len(MAGIC)), "unknown form"),
-        (lambda d: d.replace(MAGIC + b"\x08\x02", MAGIC + b"\x08\x00"), "unknown form"),
+        (lambda d: d.replace(MAGIC + b"\x08\x02", MAGIC + b"\x08\x03"), "unknown form"),
+        (lambda d: d.replace(MAGIC + b"\x08\x02", MAGIC + b"\x04\x02"), "unknown form"),
+        (lambda d: d.replace(MAGIC + b"\x08\x02", MAGIC + b"\x08\x00"), "leads nowhere"),
+        (lambda d: by_address(d, 1 << 40), "too long"),
+        (lambda d: by_address(d, 4 << 20), "leads nowhere"),
         (lambda d: header(d, b"\xff" * 9), "cut off or too long"),
         (lambda d: header(d, b"\x03\xff\xff\xff"), "malformed"),
     ],
@@ -150,6 +157,40 @@ def test_malformed_build_information_is_an_error(tmp_path: Path, spoil: Callable
     (tmp_path / "x").write_bytes(spoil(hello(HOST)))
     with pytest.raises(SourceError, match=match):
         read_build_info(tmp_path / "x", "x")
+
+
+def by_address(data: bytes, length: int = 0) -> bytes:
+    """A program in the form of Go 1.17: two strings, which are put over its code, are where the texts stand."""
+    (entry,), (headers,), (count,) = (struct.unpack_from(f, data, at) for f, at in (("<Q", 24), ("<Q", 32), ("<H", 56)))
+    loaded = [struct.unpack_from("<IIQQQQ", data, headers + 56 * n) for n in range(count)]
+    segments = [(offset, start, size) for kind, _, offset, start, _, size in loaded if kind == 1]
+    place = data.index(MAGIC)
+    code = next(offset + entry - start for offset, start, size in segments if start <= entry < start + size)
+    here = next(start + place - offset for offset, start, size in segments if offset <= place < offset + size)
+    version = data[place + 32]
+    modules = place + 33 + version
+    many = shift = 0
+    while True:
+        many |= (data[modules] & 0x7F) << shift
+        shift, modules = shift + 7, modules + 1
+        if data[modules - 1] < 0x80:
+            break
+    strings = struct.pack("<QQQQ", here + 33, version, here + modules - place, length or many)
+    changed = bytearray(data)
+    changed[place + 15] = 0
+    changed[place + 16 : place + 32] = struct.pack("<QQ", entry, entry + 16)
+    changed[code : code + 32] = strings
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_build_information_by_address_says_the_same(tmp_path: Path, arch: str) -> None:
+    (tmp_path / "new").write_bytes(hello(arch))
+    (tmp_path / "old").write_bytes(by_address(hello(arch)))
+    told = read_build_info(tmp_path / "old", "old")
+    assert told == read_build_info(tmp_path / "new", "new")
+    printed = subprocess.run(["go", "version", "-m", tmp_path / "old"], capture_output=True, text=True, check=True)
+    assert parse_build_info(printed.stdout) == {"old": told}, "Go itself reads it so"
 
 
 def header(data: bytes, after: bytes) -> bytes:
