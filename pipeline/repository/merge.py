@@ -1,4 +1,4 @@
-"""What becomes of a repository when a release is merged into it: decided before anything is written. Reads only."""
+"""What becomes of a repository when releases come into it or leave: decided before anything is written. Reads only."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
