@@ -21,7 +21,7 @@ from pipeline.repository.closure import Closure
 from pipeline.repository.header import files, requirements
 from pipeline.repository.index import Index, read_index, read_keys
 from pipeline.repository.kept import REPODATA, SOURCE, Package, Release, Repository, find_repository
-from pipeline.repository.merge import newest_keys
+from pipeline.repository.merge import newest, newest_keys
 from pipeline.rpm.metadata import INDEX
 from pipeline.rpm.package import read_package
 from pipeline.rpm.signatures import KEYS
@@ -128,8 +128,8 @@ def check(root: Path, base: str, context: Context) -> Checked:
 
 
 def _again(repository: Repository, releases: dict[str, Release], release: str = "") -> str:
-    newest = max(releases.values(), key=lambda r: (r.version, r.name)).name if releases else "VERSION"
-    return f"./inv repo add --from dist/{release or newest} --repo {repository.root}"
+    last = newest(releases.values()).name if releases else "VERSION"
+    return f"./inv repo add --from dist/{release or last} --repo {repository.root}"
 
 
 def _check_keys(repository: Repository, releases: dict[str, Release], found: Checked) -> list[PgpKey]:

@@ -55,7 +55,7 @@ def plan_removal(repository: Repository, leaving: Collection[str]) -> Merge:
             f"{repository.root} has no other release: hosts that read it would find nothing",
             "add another one first; or, if no host reads it any more, remove the folder",
         )
-    merge = plan_merge(repository, max(rest, key=lambda r: (r.version, r.name)), None, leaving)
+    merge = plan_merge(repository, newest(rest), None, leaving)
     if merge.added:
         raise SourceError(f"{repository.root / merge.added[0].place} is damaged", f"add {merge.incoming.name} again")
     return merge
@@ -126,9 +126,14 @@ def plan_merge(
     )
 
 
+def newest(releases: Iterable[Release]) -> Release:
+    """Of one version the one whose base comes last by name, so that it is always the same."""
+    return max(releases, key=lambda r: (r.version, r.name))
+
+
 def newest_keys(releases: dict[str, Release]) -> bytes:
     """RPM-GPG-KEY-rfo of the newest release: it has its own key and those before it. Raises SourceError."""
-    return max(releases.values(), key=lambda r: (r.version, r.name)).key_file()
+    return newest(releases.values()).key_file()
 
 
 def refuse_other(before: Release, incoming: Release) -> None:
@@ -151,10 +156,10 @@ def refuse_unsigned(merge: Merge, repository: Repository, signer: str) -> None:
     """
     keys = read_keys(merge.keys, KEYS)
     known = {key.fingerprint for key in keys}
-    newest = max(merge.releases.values(), key=lambda r: (r.version, r.name)).name
+    last = newest(merge.releases.values()).name
     if signer and signer not in known:
         raise TrustError(
-            f"the key for packages of this host, {signer}, is not in {KEYS} of {newest}: who reads the repository "
+            f"the key for packages of this host, {signer}, is not in {KEYS} of {last}: who reads the repository "
             "would not know it",
             "add a release that was made with this key, or sign with the key of that one (RFO_KEYS)",
         )
@@ -168,7 +173,7 @@ def refuse_unsigned(merge: Merge, repository: Repository, signer: str) -> None:
                 f"\n  {n} {t}" for n, t in (("expected", refused.expected), ("found   ", refused.found)) if t
             )
             raise TrustError(
-                f"{refused}{facts}\n  the keys are those in {KEYS} of {newest}",
+                f"{refused}{facts}\n  the keys are those in {KEYS} of {last}",
                 "make the release again on a host with a key for packages; if an old key was withdrawn, let its "
                 "packages fall out: --keep N",
             ) from refused
