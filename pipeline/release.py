@@ -168,7 +168,8 @@ def prepare_sources(graph: Graph, scheduler: Scheduler, context: Context) -> boo
     pending = {n.split("/")[1] for n in todo}
     anyone = next(iter(context.inputs.values()))  # modules do not depend on the base
     units = [u for u in context.units if u.name in pending]
-    context.progress.step(f"sources of {len(units)} units: fetching what the store lacks")
+    if units:
+        context.progress.step(f"sources of {len(units)} units: fetching what the store lacks")
     anyone.fetch(units)
     scheduler.executor.check()
     before = len(context.inputs)
